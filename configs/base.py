@@ -1,0 +1,96 @@
+"""Every key that is not a mixer's own, once, with the value of the smallest real run.
+
+A file in configs/ is a diff of this one. A duration is a string with a unit: "400
+steps", "8M tokens", "2 epochs", or "5%" of training; resolved once, after overrides.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "base"
+    config.seed = 0  # drives initialisation, data order and dropout
+
+    config.data = ConfigDict(
+        dict(
+            corpus="kjv",  # kjv | text
+            path=placeholder(str),  # corpus="text": a file or a glob
+            document="file",  # corpus="text": file | line | paragraph
+            invalid_utf8="replace",  # replace | error | keep
+            max_document=placeholder(
+                int
+            ),  # tokens; longer documents are cut into pieces
+            tokenizer="bytes",
+            split=(
+                0.9,
+                0.05,
+                0.05,
+            ),  # train, validation, test: contiguous, in this order
+            train_bytes=placeholder(int),  # cap on the training split: its first bytes
+            eval_bytes=placeholder(int),  # cap on each held-out split: its first bytes
+            context=128,  # tokens of a training row
+            cache=placeholder(str),  # token files; default: the user's cache directory
+        )
+    )
+    config.model = ConfigDict(
+        dict(
+            width=64,
+            depth=2,
+            pattern=("attention",),  # repeated to depth; a partial repeat is the tail
+            mixers=ConfigDict(),  # name -> fields of the mixer; kind= names its class
+            mlp="swiglu",  # swiglu | gelu | none
+            mlp_width=256,
+            norm="rmsnorm",  # rmsnorm | layernorm
+            norm_eps=1e-6,
+            bias=False,  # in the MLP
+            position="none",  # none | learned; RoPE is a key of attention
+            tied=True,  # the head is the embedding
+            embedding_dropout=0.0,
+            residual_dropout=0.0,
+            dtype="float32",  # float32 | bfloat16: activations; parameters are float32
+            matmul_precision="highest",  # default | high | highest
+            remat="none",  # none | full | dots
+        )
+    )
+    config.optim = ConfigDict(
+        dict(
+            lr=6e-3,
+            schedule="cosine",
+            warmup="5%",
+            final_lr=0.1,  # fraction of lr at the end of training
+            weight_decay=0.1,
+            b1=0.9,
+            b2=0.95,
+            eps=1e-8,
+            clip=1.0,  # global norm
+        )
+    )
+    config.train = ConfigDict(
+        dict(
+            duration="400 steps",
+            batch_tokens=2048,  # global, whatever the number of devices
+            micro_tokens=placeholder(int),  # most tokens a device holds at once
+        )
+    )
+    config.eval = ConfigDict(
+        dict(
+            every="25%",
+            rows=32,  # windows evaluated at once
+            stream_chunk=64,  # stream: tokens a step, and an attention cache
+        )
+    )
+    config.mesh = ConfigDict(dict(data=-1, fsdp=1))  # -1: every device that is left
+    # Keys that do not change the result; they are left out of the fingerprint.
+    config.run = ConfigDict(
+        dict(
+            checkpoint_every="25%",
+            keep=2,
+            log_every="10 steps",
+            init_from=placeholder(str),  # workdir whose parameters start this run
+            prompt="In the beginning ",
+            sample_tokens=200,
+        )
+    )
+    return config

@@ -1,0 +1,15 @@
+"""python run.py train --config=configs/llama.py --workdir=runs/llama
+
+Llama (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288): RMSNorm, SwiGLU of about
+8/3 D, RoPE, two queries to a key (GQA), a head of its own, no biases.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.name = "llama"
+    config.model.update(mlp_width=176, norm_eps=1e-5, tied=False)
+    config.model.mixers.attention = dict(heads=4, kv_heads=2)
+    return config

@@ -1,0 +1,16 @@
+"""python run.py train --config=configs/rnn_attention.py --workdir=runs/rnn_attention
+
+Embedding -> LSTM -> self-attention -> softmax: a recurrent layer below an attention
+layer, in the spirit of SHA-RNN (Merity 2019, arXiv 1911.11423). The recurrence gives
+the order, so attention has no positions of its own.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.name = "rnn_attention"
+    config.model.pattern = ("lstm", "attention")
+    config.model.mixers.attention = dict(position="none")
+    return config

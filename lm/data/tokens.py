@@ -1,0 +1,242 @@
+"""The token file: all documents end to end with their offsets, made once and shared."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from array import array
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from lm.data.corpora import CORPORA, INVALID_UTF8, POLICY_COUNTS, Source, clean
+
+FORMAT = 1  # raise it when the same source would give other tokens or documents
+SPLITS = ("train", "validation", "test")
+
+
+class Bytes:
+    """Token = byte."""
+
+    vocab_size = 256
+    fingerprint = hashlib.sha256(b"bytes 256").hexdigest()
+    bytes_per_token = np.ones(256, np.int32)
+
+    def encode(self, text: bytes) -> np.ndarray:
+        """int32 [N]."""
+        return np.frombuffer(text, np.uint8).astype(np.int32)
+
+    def decode(self, ids) -> bytes:
+        """Bytes of ids [N]; ValueError outside 0..255."""
+        return bytes(np.asarray(ids).tolist())
+
+
+TOKENIZERS = {"bytes": Bytes}
+
+
+def prepare(data) -> "Corpus":
+    """The corpus that `config.data` names, its token file made first if it is missing.
+
+    Several processes may call this at once. ValueError, naming the key, for a source
+    that cannot be read, that holds no text or that is too small for its splits.
+    """
+    _check(data)
+    source = CORPORA[data.corpus](data)
+    tokenizer = TOKENIZERS[data.tokenizer]()
+    key = _digest(
+        format=FORMAT,
+        sha256=source.sha256,
+        parts=source.parts,
+        rule=source.rule,
+        invalid_utf8=data.invalid_utf8,
+        max_document=data.max_document,
+        tokenizer=tokenizer.fingerprint,
+    )
+    cache = _cache(data.cache)
+    folder = cache / f"{data.corpus}-{key[:16]}"
+    if not _is_whole(folder):
+        with FileLock(f"{folder}.lock"):
+            if not _is_whole(folder):
+                _make(folder, data, source, tokenizer, key)
+    return Corpus(folder, data, source, tokenizer)
+
+
+class Corpus:
+    """An open token file, its splits and its tokenizer."""
+
+    def __init__(self, folder: Path, data, source: Source, tokenizer):
+        stored = json.loads((folder / "manifest.json").read_text())
+        self._tokens = np.memmap(folder / "tokens.bin", stored["dtype"], mode="r")
+        self._documents = np.load(folder / "documents.npy", mmap_mode="r")
+        self._tokenizer = tokenizer
+        self.vocab_size: int = tokenizer.vocab_size
+        self.bytes_per_token: np.ndarray = tokenizer.bytes_per_token
+        self._bounds = _bounds(self._tokens, self.bytes_per_token, data)
+        self.fingerprint: str = _digest(key=stored["key"], splits=self._bounds)
+        # Files of equal content share a token file: the names are this caller's own.
+        self.manifest: dict = stored | dict(
+            source=source.name,
+            version=source.version,
+            splits=self._bounds,
+            fingerprint=self.fingerprint,
+        )
+
+    def tokens(self, split: str) -> np.ndarray:
+        """Tokens [N] of a split, memory-mapped."""
+        start, stop = self._split(split)
+        return self._tokens[start:stop]
+
+    def documents(self, split: str) -> np.ndarray:
+        """int64 [n]: starts of documents in the split; the first is 0."""
+        start, stop = self._split(split)
+        first, last = np.searchsorted(self._documents, [start + 1, stop])
+        return np.concatenate([[0], self._documents[first:last] - start])
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """int32 [N]."""
+        raw = text.encode() if isinstance(text, str) else text
+        return self._tokenizer.encode(raw)
+
+    def decode(self, ids) -> bytes:
+        """Bytes of ids [N]."""
+        return self._tokenizer.decode(ids)
+
+    def _split(self, split: str) -> list[int]:
+        if split not in self._bounds:
+            raise ValueError(f"split {split!r} is unknown; use one of {SPLITS}")
+        return self._bounds[split]
+
+
+def _check(data) -> None:
+    """ValueError for a value of `data` that no corpus can mean."""
+    for key, known in (
+        ("corpus", CORPORA),
+        ("tokenizer", TOKENIZERS),
+        ("invalid_utf8", INVALID_UTF8),
+    ):
+        value = getattr(data, key)
+        if value not in known:
+            raise ValueError(
+                f"data.{key}={value!r} is unknown; use one of {', '.join(known)}"
+            )
+    for key in ("max_document", "train_bytes", "eval_bytes"):
+        if getattr(data, key) is not None and getattr(data, key) < 1:
+            raise ValueError(
+                f"data.{key}={getattr(data, key)} must be at least 1, or None"
+            )
+    split = tuple(data.split)
+    if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
+        raise ValueError(
+            f"data.split={split} must be three positive fractions (train, validation, "
+            "test) whose sum is 1"
+        )
+
+
+def _cache(path: str | None) -> Path:
+    """The folder of token files, made if missing; ValueError if it cannot be."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(path or Path(base) / "lm").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"data.cache: {str(folder)!r} cannot be made ({error.strerror}); give a "
+            "folder that can be written"
+        ) from error
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """True if the token file is there and has the size its manifest states."""
+    if not (folder / "manifest.json").exists():
+        return False
+    stored = json.loads((folder / "manifest.json").read_text())
+    size = stored["tokens"] * np.dtype(stored["dtype"]).itemsize
+    return (folder / "tokens.bin").stat().st_size == size
+
+
+def _make(folder: Path, data, source: Source, tokenizer, key: str) -> None:
+    """Makes `folder` under its lock, whole or not at all."""
+    prefix = f"{folder.name}.tmp-"
+    for stale in (folder, *folder.parent.glob(f"{prefix}*")):
+        if stale.exists():
+            shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
+        new = Path(temporary) / "new"
+        new.mkdir()
+        manifest = _write(new, data, source, tokenizer)
+        if CORPORA[data.corpus](data).sha256 != source.sha256:
+            raise ValueError(
+                f"data.path={data.path!r} changed while it was read; rerun"
+            )
+        manifest["key"] = key
+        (new / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        for path in new.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        new.rename(folder)
+
+
+def _write(folder: Path, data, source: Source, tokenizer) -> dict:
+    """Writes tokens.bin and documents.npy, one document in memory; the manifest."""
+    counts = dict.fromkeys(POLICY_COUNTS, 0)
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+    starts, total = array("q"), 0
+    with open(folder / "tokens.bin", "wb") as file:
+        for document in source.documents():
+            text = clean(document, data.invalid_utf8, counts)
+            if not text:
+                continue
+            ids = tokenizer.encode(text)
+            longest = max(counts["longest_document_tokens"], len(ids))
+            counts["longest_document_tokens"] = longest
+            piece = data.max_document or len(ids)
+            counts["documents_split"] += len(ids) > piece
+            starts.extend(range(total, total + len(ids), piece))
+            file.write(ids.astype(dtype).tobytes())
+            total += len(ids)
+    if not total:
+        raise ValueError(
+            f"data.path={data.path!r} holds no text ({sum(source.parts)} bytes); give "
+            "another file"
+        )
+    np.save(folder / "documents.npy", np.frombuffer(starts, np.int64))
+    return dict(
+        source=source.name,
+        version=source.version,
+        sha256=source.sha256,
+        bytes=sum(source.parts),
+        tokens=total,
+        dtype=dtype.name,
+        documents=len(starts),
+        tokenizer=tokenizer.fingerprint,
+    ) | {name: int(count) for name, count in counts.items()}
+
+
+def _bounds(tokens_N, bytes_per_token_V, data) -> dict[str, list[int]]:
+    """{split: [start, stop]} after the caps; ValueError if one holds no window."""
+    edges = np.round(len(tokens_N) * np.cumsum([0.0, *data.split])).astype(int)
+    bounds = {}
+    for i, split in enumerate(SPLITS):
+        start, stop = int(edges[i]), int(edges[i + 1])
+        cap_key = "train_bytes" if split == "train" else "eval_bytes"
+        cap = getattr(data, cap_key)
+        if cap is not None:
+            # Every token is at least one byte, so the cap is within `cap` tokens.
+            sizes = bytes_per_token_V[tokens_N[start : min(stop, start + cap)]]
+            stop = start + int(np.searchsorted(np.cumsum(sizes), cap, side="right"))
+        if stop - start < data.context + 1:
+            raise ValueError(
+                f"the {split} split has {stop - start} tokens of the corpus's "
+                f"{len(tokens_N)}, and data.context={data.context} needs at least "
+                f"{data.context + 1}: lower data.context, change data.split="
+                f"{tuple(data.split)} or data.{cap_key}={cap}, or give a larger file"
+            )
+        bounds[split] = [start, stop]
+    return bounds
+
+
+def _digest(**facts) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,57 @@
+"""The contract that every mixer keeps."""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+
+from lm.sequence import Sequence
+
+
+class Mixer(nn.Module):
+    """y_t depends on x_<=t since the last reset, and on the incoming state.
+
+    Any T >= 1: training, prefill, a chunk and one decoding step are one call. A subclass
+    adds its own keys as dataclass fields; they are the keys of config.model.mixers.
+
+    Attributes:
+      width: D, of the input and of the output.
+      layers: number of layers of the model.
+      dtype: of activations, and of states that hold activations; a recurrent
+        accumulator has promote_types(dtype, float32).
+      parameter_groups: pairs (regular expression, group) for parameters whose names the
+        optimiser does not know; see lm/optim.py.
+    """
+
+    width: int
+    layers: int
+    dtype: Any
+
+    parameter_groups: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    def __call__(self, x_BxTxD, seq: Sequence, state, carry):
+        """-> (y_BxTxD, state, carry); `carry` keeps its structure through all layers."""
+        raise NotImplementedError
+
+    def initial_state(self, batch: int, capacity: int):
+        """The state before any token: its bytes are the reported state size.
+
+        Args:
+          capacity: past tokens that an attention state keeps: 0 in training.
+        """
+        raise NotImplementedError
+
+    def initial_carry(self, batch: int, length: int) -> dict:
+        """What this mixer puts into the values that travel from layer to layer."""
+        return {}
+
+    @property
+    def state_grows(self) -> bool:
+        """Whether the bytes of the state are linear in the context, or constant."""
+        return False
+
+    def context_flops(self, length: int) -> int:
+        """Forward FLOPs of one row beyond `length` times those of its first token.
+
+        Pointwise work of a recurrence that no matrix product shows belongs here too.
+        """
+        return 0

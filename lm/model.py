@@ -1,0 +1,256 @@
+"""LM: embedding -> blocks of a repeated pattern, scanned -> norm -> logits."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm import layers, sequence
+from lm.layers import parameter
+from lm.mixers import MIXERS, Mixer
+from lm.sequence import Sequence
+
+_remat = functools.partial(nn.remat, prevent_cse=False)
+REMAT: dict[str, Callable] = {
+    "none": lambda module: module,
+    "full": functools.partial(_remat, policy=jax.checkpoint_policies.nothing_saveable),
+    "dots": functools.partial(
+        _remat, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+}
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)): the same for every mixer."""
+
+    make_mixer: Callable[..., Mixer]
+    mlp: str
+    mlp_width: int
+    norm: str
+    norm_eps: float
+    bias: bool
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x_BxTxD, seq: Sequence, state, carry):
+        norm = functools.partial(layers.NORMS[self.norm], eps=self.norm_eps)
+        h_BxTxD = norm(name="mixer_norm")(x_BxTxD, seq)
+        h_BxTxD, state, carry = self.make_mixer(name="mixer")(
+            h_BxTxD, seq, state, carry
+        )
+        x_BxTxD += layers.dropout(h_BxTxD, self.dropout, seq, "mixer")
+        if self.mlp != "none":
+            h_BxTxD = norm(name="mlp_norm")(x_BxTxD, seq)
+            mlp = layers.MLP(self.mlp, self.mlp_width, self.bias, name="mlp")
+            x_BxTxD += layers.dropout(mlp(h_BxTxD, seq), self.dropout, seq, "mlp")
+        return x_BxTxD, state, carry
+
+
+class Unit(nn.Module):
+    """One repeat of the pattern: the body of the scan over layers."""
+
+    make_blocks: tuple[Callable[..., Block], ...]
+    first_layer: int
+
+    @nn.compact
+    def __call__(self, values, seq: Sequence, states, repeat):
+        x_BxTxD, carry = values
+        new_states = []
+        for j, make_block in enumerate(self.make_blocks):
+            layer = self.first_layer + repeat * len(self.make_blocks) + j
+            block = make_block(name=f"block_{j}")
+            x_BxTxD, state, carry = block(
+                x_BxTxD, seq._replace(layer=layer), states[j], carry
+            )
+            new_states.append(state)
+        return (x_BxTxD, carry), tuple(new_states)
+
+
+class LM(nn.Module):
+    """A causal language model over a pattern of mixers.
+
+    Attributes:
+      make_mixer: name in the pattern -> constructor of the mixer.
+      block: fields of Block, but for its mixer.
+      prefix, pattern, repeats, tail: the layers are prefix + pattern * repeats + tail;
+        the repeats are one scan, whose parameters are stacked on a leading axis R.
+      positions: rows of the learned position table; 0: there is none.
+      remat: a key of REMAT: what the backward pass computes again.
+    """
+
+    vocab_size: int
+    width: int
+    make_mixer: Mapping[str, Callable[..., Mixer]]
+    block: Mapping[str, Any]
+    prefix: tuple[str, ...]
+    pattern: tuple[str, ...]
+    repeats: int
+    tail: tuple[str, ...]
+    norm: str
+    norm_eps: float
+    positions: int
+    tied: bool
+    embedding_dropout: float
+    dtype: Any
+    matmul_precision: str
+    remat: str
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The mixer's name of every layer."""
+        return self.prefix + self.pattern * self.repeats + self.tail
+
+    def mixer(self, name: str) -> Mixer:
+        """An unbound mixer, for its state and its costs."""
+        return self.make_mixer[name](parent=None)
+
+    def initial_state(self, batch: int, capacity: int):
+        """States before any token; `capacity`: past tokens that attention keeps."""
+        state = lambda name: self.mixer(name).initial_state(batch, capacity)
+        stack = lambda x: jnp.broadcast_to(x, (self.repeats, *x.shape))
+        return {
+            "prefix": tuple(map(state, self.prefix)),
+            "units": tuple(jax.tree.map(stack, state(name)) for name in self.pattern),
+            "tail": tuple(map(state, self.tail)),
+        }
+
+    @nn.compact
+    def __call__(self, tokens_BxT, seq: Sequence, state):
+        """-> (logits_BxTxV in float32 or wider, state). Targets are not shifted here."""
+        with jax.default_matmul_precision(self.matmul_precision):
+            return self._forward(tokens_BxT, seq, state)
+
+    def _forward(self, tokens_BxT, seq: Sequence, state):
+        shape = (self.vocab_size, self.width)
+        init = layers.truncated_normal(self.width**-0.5, axis=0)
+        embedding_VxD = parameter(self, "embedding", init, shape, seq)
+        x_BxTxD = embedding_VxD.astype(self.dtype)[tokens_BxT]
+        if self.positions:
+            table_TxD = parameter(
+                self,
+                "positions_embedding",
+                layers.truncated_normal(0.02, axis=0),
+                (self.positions, self.width),
+                seq,
+            )
+            x_BxTxD += table_TxD.astype(self.dtype)[seq.positions]
+        x_BxTxD = layers.dropout(x_BxTxD, self.embedding_dropout, seq, "embedding")
+
+        x_BxTxD, state = self._layers(x_BxTxD, seq, state)
+        x_BxTxD = layers.NORMS[self.norm](self.norm_eps, name="norm")(x_BxTxD, seq)
+        if self.tied:
+            head_VxD = embedding_VxD
+        else:
+            head_VxD = parameter(self, "head_kernel", init, shape, seq)
+        logits_BxTxV = jnp.einsum(
+            "btd,vd->btv",
+            x_BxTxD,
+            head_VxD.astype(self.dtype),
+            preferred_element_type=layers.accumulator(self.dtype),
+        )
+        return logits_BxTxV, state
+
+    def _layers(self, x_BxTxD, seq: Sequence, state):
+        wrap = REMAT[self.remat]
+        carry = {}
+        for name in dict.fromkeys(self.layers):
+            carry |= self.mixer(name).initial_carry(*x_BxTxD.shape[:2])
+
+        def single(x_BxTxD, carry, where: str, first_layer: int):
+            states = []
+            for j, name in enumerate(getattr(self, where)):
+                make_block = functools.partial(wrap(Block), **self.block)
+                block = make_block(self.make_mixer[name], name=f"{where}_block_{j}")
+                layer_seq = seq._replace(layer=first_layer + j)
+                x_BxTxD, new, carry = block(x_BxTxD, layer_seq, state[where][j], carry)
+                states.append(new)
+            return x_BxTxD, carry, tuple(states)
+
+        x_BxTxD, carry, prefix = single(x_BxTxD, carry, "prefix", 0)
+        units = ()
+        if self.repeats:
+            scan = nn.scan(
+                wrap(Unit),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(nn.broadcast, 0, 0),
+                length=self.repeats,
+            )
+            make_block = functools.partial(Block, **self.block)
+            make_blocks = [
+                functools.partial(make_block, self.make_mixer[name])
+                for name in self.pattern
+            ]
+            unit = scan(tuple(make_blocks), len(self.prefix), name="units")
+            (x_BxTxD, carry), units = unit(
+                (x_BxTxD, carry), seq, state["units"], jnp.arange(self.repeats)
+            )
+        first = len(self.layers) - len(self.tail)
+        x_BxTxD, carry, tail = single(x_BxTxD, carry, "tail", first)
+        return x_BxTxD, {"prefix": prefix, "units": units, "tail": tail}
+
+    def unrolled(self) -> "LM":
+        """The same model with every layer in the prefix: one leaf a layer, no scan.
+
+        For decoding: a scan over stacked weights copies each weight at every token.
+        """
+        return self.clone(prefix=self.layers, pattern=(), repeats=0, tail=())
+
+    def unstack(self, params):
+        """Parameters of `unrolled()` from this model's: call it outside jit, once."""
+        layers = [params[f"prefix_block_{j}"] for j in range(len(self.prefix))]
+        for r in range(self.repeats):
+            for j in range(len(self.pattern)):
+                stacked = params["units"][f"block_{j}"]
+                layers.append(jax.tree.map(lambda x, r=r: x[r], stacked))
+        layers += [params[f"tail_block_{j}"] for j in range(len(self.tail))]
+        shared = {k: v for k, v in params.items() if k != "units" and "block_" not in k}
+        return shared | {f"prefix_block_{j}": layer for j, layer in enumerate(layers)}
+
+    def initial_params(self, seed):
+        """float32 parameters, each drawn by (seed, layer, role). Jit it: one path."""
+        seq = Sequence(*map(jnp.asarray, sequence.full(1, 1)[:4]))
+        seq = seq._replace(key=jax.random.key(seed))
+        tokens_BxT = jnp.zeros((1, 1), jnp.int32)
+        state = self.initial_state(1, 0)
+        return self.init(jax.random.key(seed), tokens_BxT, seq, state)["params"]
+
+
+def build(config, vocab_size: int) -> LM:
+    """The model of a resolved config (see lm.config.resolve)."""
+    m = config.model
+    dtype = jnp.dtype(m.dtype)
+    repeats, rest = divmod(m.depth, len(m.pattern))
+    make_mixer = {}
+    for name in m.pattern:
+        fields = dict(m.mixers[name])
+        kind = MIXERS[fields.pop("kind", name)]
+        make_mixer[name] = functools.partial(kind, m.width, m.depth, dtype, **fields)
+    return LM(
+        vocab_size=vocab_size,
+        width=m.width,
+        make_mixer=make_mixer,
+        block=dict(
+            mlp=m.mlp,
+            mlp_width=m.mlp_width,
+            norm=m.norm,
+            norm_eps=m.norm_eps,
+            bias=m.bias,
+            dropout=m.residual_dropout,
+        ),
+        prefix=(),
+        pattern=tuple(m.pattern) if repeats else (),
+        repeats=repeats,
+        tail=tuple(m.pattern[:rest]),
+        norm=m.norm,
+        norm_eps=m.norm_eps,
+        positions=config.data.context if m.position == "learned" else 0,
+        tied=m.tied,
+        embedding_dropout=m.embedding_dropout,
+        dtype=dtype,
+        matmul_precision=m.matmul_precision,
+        remat=m.remat,
+    )

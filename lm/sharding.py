@@ -1,0 +1,67 @@
+"""Meshes and shardings, decided outside the model by the path of a leaf."""
+
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from lm.optim import paths
+
+AXES = ("data", "fsdp")
+
+# A parameter whose path matches is replicated; any other is split over fsdp along its
+# largest axis that divides, never along the stacked axis of the repeats.
+REPLICATED = r"(bias|scale|/decay)$"
+
+
+def mesh(config) -> jax.sharding.Mesh:
+    """The mesh of config.mesh over all devices; -1 takes the devices that are left."""
+    devices = jax.devices()
+    sizes = {axis: config.mesh[axis] for axis in AXES}
+    fixed = int(np.prod([s for s in sizes.values() if s > 0]))
+    for axis, size in sizes.items():
+        if size < 0:
+            sizes[axis] = len(devices) // fixed
+    if int(np.prod(list(sizes.values()))) != len(devices):
+        raise ValueError(
+            f"mesh.data={config.mesh.data} and mesh.fsdp={config.mesh.fsdp} do not "
+            f"make {len(devices)} devices: set mesh.fsdp to a divisor and mesh.data=-1"
+        )
+    # Explicit axes, the default of make_mesh, break gathers of sharded embeddings.
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    )
+
+
+def parameter_spec(path: str, shape, fsdp: int) -> PartitionSpec:
+    """How one leaf of parameters (or of their moments) is split."""
+    first = 1 if re.search(r"(^|/)units/", path) else 0
+    axes = [i for i in range(first, len(shape)) if shape[i] % fsdp == 0]
+    if fsdp == 1 or not axes or re.search(REPLICATED, path):
+        return PartitionSpec()
+    largest = max(axes, key=lambda i: shape[i])
+    return PartitionSpec(*[None] * largest, "fsdp")
+
+
+def of_state(mesh, abstract):
+    """Shardings of a training state: moments follow their parameters' paths."""
+    fsdp = mesh.shape["fsdp"]
+    spec = lambda path, x: NamedSharding(mesh, parameter_spec(path, x.shape, fsdp))
+    return jax.tree.map(spec, paths(abstract), abstract)
+
+
+def rows(mesh) -> NamedSharding:
+    """Rows of a batch are split over every device."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def replicated(mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put(mesh, batch):
+    """A host batch, [B, ...] leaves, onto the mesh by rows: the same on one host or more."""
+    sharding = rows(mesh)
+    make = lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+    return jax.tree.map(make, batch)

@@ -1,0 +1,123 @@
+"""Signals that end a run early: from any phase, save what is there and leave.
+
+The handler sets a flag and raises `Preempted`: a flag alone waits out a compilation of
+half a minute, and an exception alone can be swallowed inside a garbage collection.
+
+    with Interrupts() as interrupts:
+        try:
+            step_fn = compile()                # interruptible; nothing to lose yet
+            while step < steps:
+                interrupts.check()             # a flag whose exception was swallowed
+                batch = next(batches)
+                with interrupts.shield():      # never between the donation of the old
+                    state = step_fn(state, batch)  # state and the name of the new one
+                    step += 1
+                ...
+        except Preempted:
+            checkpoints.ensure(step, state, meta)
+            raise                              # leaving the `with` exits with code 75
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: run the same command again to go on
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+REPEAT_SECONDS = 1.0  # `timeout` and Slurm may deliver one request twice
+
+
+class Preempted(BaseException):
+    """A signal asked the run to stop. Not an Exception: no library handler eats it."""
+
+
+class Interrupts:
+    """Handlers of SIGTERM, SIGINT and SIGUSR1 while the `with` block lasts.
+
+    The first signal raises `Preempted` in the main thread, or where the outermost
+    `shield` ends. Another one more than REPEAT_SECONDS later exits at once with
+    EXIT_PREEMPTED, saving nothing. A `Preempted` that reaches the end of the block
+    leaves the process with EXIT_PREEMPTED.
+    """
+
+    active: "Interrupts | None" = None
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._seconds = 0.0
+        self._depth = 0
+        self._previous: dict = {}
+
+    def __enter__(self) -> "Interrupts":
+        if Interrupts.active is not None:
+            raise RuntimeError("Interrupts are installed already: use one block only")
+        self._previous = {s: signal.getsignal(s) for s in SIGNALS}
+        Interrupts.active = self
+        self.install()
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is not None and issubclass(kind, Preempted):
+            leave(EXIT_PREEMPTED)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        Interrupts.active = None
+
+    def install(self) -> None:
+        """Install the handlers; again after `jax.distributed.initialize` took them."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame) -> None:
+        if self.signal is not None:
+            if time.monotonic() - self._seconds > REPEAT_SECONDS:
+                os._exit(EXIT_PREEMPTED)
+            return
+        self.signal, self._seconds = number, time.monotonic()
+        name = signal.Signals(number).name
+        # print() is not reentrant: a handler may interrupt another print.
+        os.write(2, f"{name}: saving and leaving; again: leave at once\n".encode())
+        if not self._depth:
+            raise Preempted(name)
+
+    def check(self) -> None:
+        """Raise `Preempted` if a signal has come; for the head of every loop."""
+        if self.signal is not None:
+            raise Preempted(signal.Signals(self.signal).name)
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Hold `Preempted` back until the block ends; an error of the block goes first.
+
+        A signal that came before the block is not raised again, so that what runs after
+        `except Preempted` may use shields too.
+        """
+        before = self.signal
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+        if before is None and not self._depth:
+            self.check()
+
+
+def shield():
+    """The shield of the active `Interrupts`; does nothing where there is none."""
+    return Interrupts.active.shield() if Interrupts.active else nullcontext()
+
+
+def leave(code: int) -> None:
+    """Flush and exit with `code`, running no finalizer.
+
+    Python's own way out crashes (SIGSEGV) after an interrupted compilation, and drops a
+    save in flight.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

@@ -1,0 +1,273 @@
+"""Claims and the rules by which they are judged; the unit is the seed.
+
+A claim with a test (`lower`, `equal`, `beats`) has one two-sided p-value, for the
+distance of its estimate from the nearest boundary of what it states. Holm adjusts it
+over all claims judged together; a claim that lacks a run keeps its place there with
+p = 1. It is decided when the adjusted p is at most 0.05: "reproduced" when the estimate
+lies on the side it states, "not reproduced" when it lies on the other (the 95 % t
+interval, shown unadjusted, then lies wholly on that side too), else "inconclusive".
+Claims that jump (`at_least`, `at_most`) have no p-value: all seeds agree, or nothing is
+decided. An arm whose best learning rate lies on the edge of the grid: "withheld".
+"""
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lm.intervals import (
+    ALPHA,
+    SEEDS_FOR_INTERVAL,
+    holm,
+    mean_interval,
+    paired_differences,
+    two_sided_p,
+)
+from lm.results import Table
+
+SEEDS_FOR_THRESHOLD = 5
+BITS_PER_BYTE = "test.window.bits_per_byte"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the data say on a claim; `holds` None: they do not decide it.
+
+    `verdict`: "reproduced", "not reproduced", "inconclusive" or "withheld".
+    """
+
+    finding: str
+    holds: bool | None = None
+    p: float | None = None
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    verdict: str = "inconclusive"
+    p_adjusted: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The verdict with its numbers."""
+        text = f"{self.verdict.capitalize()}: {self.finding}"
+        if self.p is not None:
+            text += f"; p = {self.p:.2g}, adjusted {self.p_adjusted:.2g}"
+        return f"{text}."
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Base of what can be judged: a subclass measures, `judge` decides."""
+
+    tested: ClassVar[bool] = True  # has a p-value, so that Holm counts it
+
+    def arms(self, table: Table) -> list[str]:
+        """Arms that the criterion reads."""
+        raise NotImplementedError
+
+    def measure(self, table: Table) -> Verdict:
+        """Figures of the criterion before adjustment, all runs being there."""
+        raise NotImplementedError
+
+    def judge(self, table: Table) -> Verdict:
+        """Verdict of this criterion judged alone."""
+        return judge([(self, table)])[0]
+
+    def checked(self, table: Table) -> Verdict:
+        """`measure`, unless a rate on the grid's edge or a missing run forbids it."""
+        arms = self.arms(table)
+        columns = [table.column(arm, self.metric) for arm in arms]
+        n = min(len(values) for values, _ in columns)
+        if edge := ", ".join(arm for arm in arms if arm in table.edge):
+            text = f"the best learning rate of {edge} lies on the edge of the grid"
+            return Verdict(text, n=n, verdict="withheld")
+        if missing := [line for _, lines in columns for line in lines]:
+            return Verdict(f"runs are missing: {'; '.join(missing)}", n=n)
+        return self.measure(table)
+
+
+def _tested(what: str, values: list[float], boundary, holds, stated: str) -> Verdict:
+    """t test of the mean of `values` against `boundary(mean)`, the nearest boundary."""
+    mean, low, high, n = mean_interval(values)
+    if low is None:
+        points = ", ".join(f"{value:+.4g}" for value in values)
+        finding = f"{what}: points {points}; no interval below n = {SEEDS_FOR_INTERVAL}"
+        return Verdict(finding, estimate=mean, n=n)
+    finding = (
+        f"{what} is {mean:+.4g} (95 % interval {low:+.4g} to {high:+.4g}, n = {n}), "
+        f"stated: {stated}"
+    )
+    p = two_sided_p(values, boundary(mean))
+    return Verdict(finding, bool(holds(mean)), p, mean, low, high, n)
+
+
+@dataclass(frozen=True)
+class Paired(Criterion):
+    """Base of criteria on a - b in one metric, paired by seed."""
+
+    a: str
+    b: str
+    metric: str = BITS_PER_BYTE
+
+    def arms(self, table):
+        return [self.a, self.b]
+
+    def differences(self, table: Table) -> tuple[str, list[float]]:
+        """Their name, and a - b of each seed; a ValueError if the seeds differ."""
+        a, b = (table.column(arm, self.metric)[0] for arm in (self.a, self.b))
+        name = f"{self.a} minus {self.b} in {self.metric}"
+        return name, paired_differences(a, b)
+
+
+@dataclass(frozen=True)
+class lower(Paired):  # lower case: criteria read as words in an experiment file
+    """a is below b by more than `by`.
+
+    Not reproduced: the interval of a - b lies wholly above -by (and Holm's p agrees).
+    """
+
+    by: float = 0.0
+
+    def __post_init__(self):
+        if self.by < 0:
+            raise ValueError(f"by is {self.by}; state how far below, 0 or more")
+
+    def measure(self, table):
+        return _tested(
+            *self.differences(table),
+            boundary=lambda mean: -self.by,
+            holds=lambda mean: mean < -self.by,
+            stated=f"below {-self.by or 0:g}",
+        )
+
+
+@dataclass(frozen=True)
+class equal(Paired):
+    """|a - b| is below a margin declared beforehand: the whole interval lies inside it.
+
+    p is that of two one-sided tests, doubled, so that p <= 0.05 means the 95 % interval
+    (not the usual 90 %). Not reproduced: the interval lies wholly outside the margin.
+    """
+
+    margin: float = 0.02
+
+    def __post_init__(self):
+        if self.margin <= 0:
+            raise ValueError(f"margin is {self.margin}; state one above 0")
+
+    def measure(self, table):
+        return _tested(
+            *self.differences(table),
+            boundary=lambda mean: math.copysign(self.margin, mean),
+            holds=lambda mean: abs(mean) < self.margin,
+            stated=f"within {self.margin:g} of 0",
+        )
+
+
+@dataclass(frozen=True)
+class beats(Criterion):
+    """An arm's metric is below a yardstick's bits per byte.
+
+    Not reproduced: the interval of arm - yardstick lies wholly above 0.
+    """
+
+    arm: str
+    yardstick: str
+    metric: str = BITS_PER_BYTE
+
+    def arms(self, table):
+        return [self.arm]
+
+    def measure(self, table):
+        known = table.yardsticks
+        if not known:
+            return Verdict("the yardsticks are not measured yet")
+        if self.yardstick not in known:
+            raise ValueError(
+                f"yardstick {self.yardstick!r} is unknown; use one of {list(known)}"
+            )
+        constant = known[self.yardstick]
+        return _tested(
+            f"{self.arm} minus {self.yardstick} ({constant:.4g}) in {self.metric}",
+            [v - constant for v in table.column(self.arm, self.metric)[0].values()],
+            boundary=lambda mean: 0.0,
+            holds=lambda mean: mean < 0,
+            stated="below 0",
+        )
+
+
+@dataclass(frozen=True)
+class Threshold(Criterion):
+    """Base of claims on outcomes that jump: no p-value, all seeds meet it or all miss.
+
+    Each arm (None: every arm) needs `SEEDS_FOR_THRESHOLD` seeds. Reproduced: every seed
+    of every arm meets it; not reproduced: every seed of some arm misses it.
+    """
+
+    tested: ClassVar[bool] = False
+    relation: ClassVar[str]
+    meets: ClassVar[Callable[[float, float], bool]]
+    threshold: float
+    metric: str
+    arm: str | None = None
+
+    def arms(self, table):
+        return list(table.results) if self.arm is None else [self.arm]
+
+    def measure(self, table):
+        met, counts = {}, []
+        for arm in self.arms(table):
+            values = table.column(arm, self.metric)[0].values()
+            met[arm] = m = [self.meets(value, self.threshold) for value in values]
+            span = f"{min(values):.4g} to {max(values):.4g}"
+            counts.append(f"{sum(m)} of {len(m)} seeds of {arm} ({span})")
+        stated = f"{self.metric} {self.relation} {self.threshold:g}"
+        finding = f"{stated} is met by {', '.join(counts)}"
+        n = min(len(m) for m in met.values())
+        if n < SEEDS_FOR_THRESHOLD:
+            return Verdict(f"{finding}; {SEEDS_FOR_THRESHOLD} seeds are needed", n=n)
+        failed = any(not any(m) for m in met.values())
+        holds = True if all(all(m) for m in met.values()) else None
+        return Verdict(finding, False if failed else holds, n=n)
+
+
+@dataclass(frozen=True)
+class at_least(Threshold):
+    """Every seed's value is at or above the threshold."""
+
+    relation = "at least"
+    meets = staticmethod(operator.ge)
+
+
+@dataclass(frozen=True)
+class at_most(Threshold):
+    """Every seed's value is at or below the threshold."""
+
+    relation = "at most"
+    meets = staticmethod(operator.le)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement, how it is judged, and the paper's own numbers."""
+
+    text: str
+    criterion: Criterion
+    paper: str = ""
+
+
+def judge(pairs: Sequence[tuple[Criterion, Table]]) -> list[Verdict]:
+    """Verdicts of all criteria of one experiment, Holm-adjusted together."""
+    verdicts = [criterion.checked(table) for criterion, table in pairs]
+    tested = [i for i, (criterion, _) in enumerate(pairs) if criterion.tested]
+    family = [1.0 if verdicts[i].p is None else verdicts[i].p for i in tested]
+    adjusted = dict(zip(tested, holm(family), strict=True))
+    for i, v in enumerate(verdicts):
+        p = None if v.p is None else adjusted[i]
+        if v.holds is not None and (p is None or p <= ALPHA):
+            word = "reproduced" if v.holds else "not reproduced"
+            v = dataclasses.replace(v, verdict=word)
+        verdicts[i] = dataclasses.replace(v, p_adjusted=p)
+    return verdicts

@@ -1,0 +1,157 @@
+"""What a config may say: names, ranges, contradictions and durations."""
+
+import glob
+import math
+from pathlib import Path
+from typing import Any
+
+from lm.durations import durations
+from lm.errors import ConfigError, choose
+
+RANGES = (
+    (
+        "model.width model.depth model.mlp_width data.context data.max_document "
+        "data.train_bytes data.eval_bytes train.batch_tokens train.micro_tokens "
+        "eval.rows eval.stream_chunk run.keep run.sample_tokens",
+        lambda x: x >= 1,
+        "at least 1",
+    ),
+    (
+        "optim.lr optim.eps optim.clip model.norm_eps",
+        lambda x: 0 < x < math.inf,
+        "positive and finite",
+    ),
+    ("optim.weight_decay", lambda x: 0 <= x < math.inf, "0 or more, and finite"),
+    ("optim.final_lr", lambda x: 0 <= x <= 1, "a fraction of optim.lr, 0 to 1"),
+    (
+        "optim.b1 optim.b2 model.embedding_dropout model.residual_dropout",
+        lambda x: 0 <= x < 1,
+        "in [0, 1)",
+    ),
+    ("seed", lambda x: 0 <= x < 2**32, "in [0, 2**32)"),
+    ("mesh.data mesh.fsdp", lambda x: x == -1 or x >= 1, "at least 1, or -1: the rest"),
+    ("name run.prompt", lambda x: x != "", "a text that is not empty"),
+)
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """The valid names of every key that holds one."""
+    from lm.data.corpora import CORPORA, INVALID_UTF8, UNITS
+    from lm.data.tokens import TOKENIZERS
+    from lm.layers import MLPS, NORMS
+    from lm.model import REMAT
+    from lm.optim import SCHEDULES
+
+    return {
+        "data.corpus": tuple(CORPORA),
+        "data.document": tuple(UNITS),
+        "data.invalid_utf8": tuple(INVALID_UTF8),
+        "data.tokenizer": tuple(TOKENIZERS),
+        "model.mlp": tuple(MLPS),
+        "model.norm": tuple(NORMS),
+        "model.position": ("none", "learned"),
+        "model.dtype": ("float32", "bfloat16"),
+        "model.matmul_precision": ("default", "high", "highest"),
+        "model.remat": ("none", *REMAT),
+        "optim.schedule": tuple(SCHEDULES),
+    }
+
+
+def check(values: dict[str, Any]) -> None:
+    """Raise at the first value or contradiction that cannot be run; keys are dotted."""
+    for key, names in choices().items():
+        choose(key, values[key], names)
+    for keys, good, words in RANGES:
+        for key in keys.split():
+            if values[key] is not None and not good(values[key]):
+                raise ConfigError(f"{key}={values[key]!r} must be {words}")
+    _check_data(values)
+    _check_batch(values)
+    durations(values)
+
+
+def check_mixer(name: str, fields: dict[str, Any], width: int) -> None:
+    """Raise where fields that mixers share by name contradict each other or `width`."""
+
+    def fail(field: str, words: str) -> None:
+        raise ConfigError(f"model.mixers.{name}.{field}={fields[field]!r} {words}")
+
+    for field, value in fields.items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            fail(field, "must be at least 1")
+        if isinstance(value, float) and not 0 <= value < math.inf:
+            fail(field, "must be 0 or more, and finite")
+    if fields.get("dropout", 0) >= 1:
+        fail("dropout", "must be in [0, 1)")
+    heads, kv_heads = fields.get("heads", 1), fields.get("kv_heads")
+    inner, head_width = "model.width", fields.get("head_width")
+    for field in ("hidden", "lru_width"):
+        if fields.get(field) is not None:
+            inner, width = f"model.mixers.{name}.{field}", fields[field]
+    if head_width is None and width % heads:
+        fail("heads", f"does not divide {inner}={width}")
+    if kv_heads is not None and heads % kv_heads:
+        fail("kv_heads", f"does not divide model.mixers.{name}.heads={heads}")
+    if "position" in fields:
+        choose(f"model.mixers.{name}.position", fields["position"], ("rope", "none"))
+        size = head_width or width // heads
+        if fields["position"] == "rope" and size % 2:
+            fail("position", f"needs an even head width, and it is {size}")
+
+
+def _check_data(values: dict[str, Any]) -> None:
+    """Raise for a corpus without its files, keys of another corpus, a bad split."""
+    path, split = values["data.path"], values["data.split"]
+    if values["data.corpus"] == "text":
+        if not path:
+            raise ConfigError(
+                "data.corpus='text' needs data.path, for example "
+                "--config.data.path='books/*.txt'"
+            )
+        literal = Path(path).expanduser()
+        found = [literal, *map(Path, glob.glob(str(literal), recursive=True))]
+        if not any(file.is_file() for file in found):
+            raise ConfigError(f"data.path={path!r} is no file, and matches none")
+    elif values["data.corpus"] == "kjv" and path is not None:
+        raise ConfigError(
+            f"data.path={path!r} is not read with data.corpus='kjv'; add "
+            "--config.data.corpus=text"
+        )
+    good = len(split) == 3 and min(split) > 0 and abs(sum(split) - 1) < 1e-6
+    if not good:
+        raise ConfigError(
+            f"data.split={split!r} must be three positive fractions with sum 1: "
+            "train, validation, test"
+        )
+
+
+def _check_batch(values: dict[str, Any]) -> None:
+    """Raise where batch, context, evaluation, devices or learned positions disagree."""
+    context, batch = values["data.context"], values["train.batch_tokens"]
+    micro, chunk = values["train.micro_tokens"], values["eval.stream_chunk"]
+    if batch % context:
+        below, above = batch // context * context, -(-batch // context) * context
+        raise ConfigError(
+            f"train.batch_tokens={batch} is not a multiple of data.context={context}; "
+            f"take {below or above} or {above}"
+        )
+    if micro is not None and micro < context:
+        raise ConfigError(
+            f"train.micro_tokens={micro} holds no row of data.context={context} "
+            f"tokens; take at least {context}"
+        )
+    if chunk > context:
+        raise ConfigError(
+            f"eval.stream_chunk={chunk} is above data.context={context}; "
+            f"take at most {context}"
+        )
+    data, fsdp = values["mesh.data"], values["mesh.fsdp"]
+    if data == fsdp == -1:
+        raise ConfigError("mesh.data=-1 and mesh.fsdp=-1: only one can take the rest")
+    devices = max(data, 1) * max(fsdp, 1)
+    if batch // context % devices:
+        raise ConfigError(
+            f"mesh.data={data} and mesh.fsdp={fsdp} do not divide the "
+            f"{batch // context} rows of a batch (train.batch_tokens={batch}, "
+            f"data.context={context})"
+        )

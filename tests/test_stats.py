@@ -1,0 +1,247 @@
+"""The rules of judgement: coverage and error rates by simulation, and their words."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lm.intervals import (
+    bootstrap_blocks,
+    holm,
+    mean_interval,
+    paired_interval,
+    two_sided_p,
+)
+from lm.results import Table
+from lm.stats import at_least, at_most, beats, equal, judge, lower
+
+EXPERIMENTS = 4000
+
+
+def table(edge=(), yardsticks=None, **arms):
+    """Table of one metric "x", arm -> values of seeds 0, 1, ..; a str is a reason."""
+    results = {
+        arm: {
+            seed: v if isinstance(v, str) else {"status": "done", "x": float(v)}
+            for seed, v in enumerate(values)
+        }
+        for arm, values in arms.items()
+    }
+    return Table(results, yardsticks or {}, frozenset(edge))
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_t_interval_covers_the_mean_in_95_percent(n):
+    draws = np.random.default_rng(0).normal(2.0, 0.1, (EXPERIMENTS, n))
+    intervals = [mean_interval(values) for values in draws]
+    covered = np.mean([i.low <= 2.0 <= i.high for i in intervals])
+    assert abs(covered - 0.95) < 0.012  # 3.5 standard errors
+
+
+def test_p_is_uniform_under_the_null_and_agrees_with_the_interval():
+    draws = np.random.default_rng(1).normal(2.0, 0.1, (EXPERIMENTS, 4))
+    p = np.array([two_sided_p(values, 2.0) for values in draws])
+    for level in (0.05, 0.3, 0.7):
+        error = math.sqrt(level * (1 - level) / EXPERIMENTS)
+        assert abs(np.mean(p <= level) - level) < 3.5 * error
+    outside = [not (i.low <= 2.0 <= i.high) for i in map(mean_interval, draws)]
+    assert (p <= 0.05).tolist() == outside
+
+
+def test_paired_interval_takes_out_what_seeds_share():
+    shared = {seed: 10.0 * seed for seed in range(5)}
+    a = {seed: v + 0.5 + 0.01 * (-1) ** seed for seed, v in shared.items()}
+    assert paired_interval(a, shared).mean == pytest.approx(0.502)
+    low, high = paired_interval(a, shared)[1:3]
+    assert 0.4 < low < 0.502 < high < 0.6
+
+
+def test_holm_equals_the_worked_example_and_keeps_order():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_family_of_null_claims_errs_in_at_most_5_percent():
+    rng = np.random.default_rng(2)
+    claims = [lower("a", "d", "x"), lower("b", "d", "x"), lower("c", "d", "x")]
+    claims.append(beats("d", "rule", "x"))
+    errors = 0
+    for _ in range(EXPERIMENTS):
+        a, b, c, d = rng.normal(2.0, 0.1, (4, 3))
+        t = table(a=a, b=b, c=c, d=d, yardsticks={"rule": 2.0})
+        verdicts = judge([(claim, t) for claim in claims])
+        errors += any(v.verdict != "inconclusive" for v in verdicts)
+    assert errors / EXPERIMENTS <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / EXPERIMENTS)
+    assert errors > 0
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_equal_is_rarely_declared_when_the_difference_is_the_margin(n):
+    rng, declared = np.random.default_rng(3), 0
+    for _ in range(EXPERIMENTS):
+        a, b = rng.normal(2.0, 0.003, (2, n))
+        verdict = equal("a", "b", "x", 0.02).judge(table(a=a + 0.02, b=b))
+        declared += verdict.verdict == "reproduced"
+    assert 0.015 < declared / EXPERIMENTS < 0.035  # 2.5 %: a one-sided error
+
+
+def test_bootstrap_covers_the_rate_of_a_text():
+    rng, covered = np.random.default_rng(4), 0
+    size_N = rng.integers(1500, 2500, 100_000)  # blocks of unlike sizes and rates
+    nats_N = size_N * rng.gamma(20.0, 1.5 / 20, size_N.size)
+    truth = nats_N.sum() / size_N.sum() / math.log(2)
+    trials = 400
+    for trial in range(trials):
+        pick = rng.integers(0, size_N.size, 80)
+        blocks = np.stack([nats_N[pick], size_N[pick]], 1)
+        interval = bootstrap_blocks(blocks, seed=trial, n=400)
+        covered += interval.low <= truth <= interval.high
+    assert 0.91 < covered / trials < 0.98
+
+
+def test_bootstrap_weighs_blocks_by_bytes_and_is_seeded():
+    blocks = [[math.log(2) * 100, 100]] * 10 + [[math.log(2) * 3000, 1000]] * 10
+    first = bootstrap_blocks(blocks, seed=0)
+    assert first.mean == pytest.approx(31_000 / 11_000)
+    assert first == bootstrap_blocks(blocks, seed=0)
+    assert first.low < first.mean < first.high
+    unlike = [[1000.0 + 37 * i**2 % 101, 1000] for i in range(20)]
+    assert bootstrap_blocks(unlike, seed=0) != bootstrap_blocks(unlike, seed=1)
+    assert bootstrap_blocks(blocks[:9], seed=0).low is None
+
+
+def test_lower_decides_both_ways_and_gives_its_numbers():
+    t = table(a=[1.0, 1.1, 1.2], b=[1.51, 1.6, 1.69])
+    verdict = lower("a", "b", "x").judge(t)
+    assert verdict.verdict == "reproduced"
+    assert verdict.estimate == pytest.approx(-0.5)
+    assert (verdict.low, verdict.high) == pytest.approx((-0.5248, -0.4752), abs=1e-4)
+    for text in ("-0.5", "n = 3", "95 % interval", "adjusted"):
+        assert text in verdict.sentence
+    assert lower("b", "a", "x").judge(t).verdict == "not reproduced"
+    assert lower("a", "b", "x", by=0.49).judge(t).verdict == "inconclusive"
+    assert lower("a", "b", "x", by=0.6).judge(t).verdict == "not reproduced"
+
+
+def test_equal_needs_the_whole_interval_inside():
+    same = [2.0, 2.1, 2.2]
+    near = table(a=same, b=[2.001, 2.1, 2.199])
+    assert equal("a", "b", "x", 0.02).judge(near).verdict == "reproduced"
+    assert equal("a", "b", "x", 0.002).judge(near).verdict == "inconclusive"
+    far = table(a=same, b=[2.101, 2.2, 2.299])
+    assert equal("a", "b", "x", 0.02).judge(far).verdict == "not reproduced"
+
+
+def test_beats_compares_with_a_constant():
+    t = table(a=[2.0, 2.01, 2.02], yardsticks={"6-gram": 2.47, "xz": 1.9, "y": 2.012})
+    words = [beats("a", y, "x").judge(t).verdict for y in ("6-gram", "xz", "y")]
+    assert words == ["reproduced", "not reproduced", "inconclusive"]
+    with pytest.raises(ValueError, match="'7-gram'.*6-gram"):
+        beats("a", "7-gram", "x").judge(t)
+
+
+def test_holm_makes_a_verdict_harder_when_claims_are_added():
+    t = table(a=[1.0, 1.04, 1.02], b=[1.07, 1.09, 1.11], c=[1.0, 1.1, 1.05])
+    claim, other = lower("a", "b", "x"), lower("a", "c", "x")
+    alone, family = claim.judge(t), judge([(claim, t)] + [(other, t)] * 3)
+    assert alone.verdict == "reproduced"
+    assert family[0].p_adjusted == pytest.approx(4 * alone.p)
+    assert family[0].verdict == "inconclusive"
+    assert (family[0].low, family[0].high) == (alone.low, alone.high)
+
+
+def test_a_claim_without_its_run_keeps_its_place_in_the_family():
+    t = table(a=[1.0, 1.04, 1.02], b=[1.08, 1.07, 1.1], c=[1.0, 1.0, "not run"])
+    first, second = judge([(lower("a", "b", "x"), t), (lower("a", "c", "x"), t)])
+    assert first.p_adjusted == pytest.approx(2 * first.p)
+    assert second.verdict == "inconclusive"
+    assert "c seed 2: not run" in second.sentence
+
+
+def test_diverged_run_is_stated_not_dropped():
+    results = dict(table(a=[1.0] * 4, b=[2.0] * 4).results)
+    results["a"] = {**results["a"], 3: {"status": "diverged", "diverged_at": 40}}
+    t = Table(results)
+    for criterion in (lower("a", "b", "x"), at_least(0.5, "x", "a")):
+        verdict = criterion.judge(t)
+        assert verdict.verdict == "inconclusive"
+        assert "a seed 3: diverged at step 40" in verdict.sentence
+        assert verdict.estimate is None
+
+
+def test_not_a_number_is_a_missing_figure():
+    verdict = lower("a", "b", "x").judge(table(a=[1.0, math.nan, 1.0], b=[2.0] * 3))
+    assert verdict.verdict == "inconclusive"
+    assert "a seed 1: not finite" in verdict.sentence
+
+
+def test_two_seeds_give_points_and_no_interval():
+    verdict = lower("a", "b", "x").judge(table(a=[1.0, 1.0], b=[2.0, 2.1]))
+    assert verdict.verdict == "inconclusive"
+    assert verdict.low is None and verdict.p is None
+    assert "points -1, -1.1" in verdict.sentence
+
+
+def test_seeds_that_do_not_match_are_an_error():
+    t = table(a=[1.0, 1.1, 1.2], b=[2.0, 2.1, 2.2, 2.3])
+    with pytest.raises(ValueError, match=r"\[0, 1, 2\] and \[0, 1, 2, 3\]"):
+        lower("a", "b", "x").judge(t)
+
+
+def test_rate_on_the_edge_withholds_only_what_it_touches():
+    t = table(edge=["a"], a=[1.0, 1.1, 1.2], b=[2.0, 2.1, 2.21], c=[3.0, 3.1, 3.2])
+    assert lower("a", "b", "x").judge(t).verdict == "withheld"
+    assert "a lies on the edge" in lower("a", "b", "x").judge(t).sentence
+    assert lower("b", "c", "x").judge(t).verdict == "reproduced"
+    assert at_least(0.5, "x").judge(t).verdict == "withheld"
+
+
+@pytest.mark.parametrize(
+    "values, verdict",
+    [
+        ([1.0] * 5, "reproduced"),
+        ([0.99] * 5, "reproduced"),
+        ([0.5] * 5, "not reproduced"),
+        ([1.0] * 4 + [0.98], "inconclusive"),
+        ([1.0] * 4, "inconclusive"),
+        ([0.5] * 4, "inconclusive"),
+    ],
+)
+def test_threshold_needs_five_seeds_that_agree(values, verdict):
+    assert at_least(0.99, "x", "a").judge(table(a=values)).verdict == verdict
+    mirrored = table(a=[-v for v in values])
+    assert at_most(-0.99, "x", "a").judge(mirrored).verdict == verdict
+
+
+def test_threshold_for_all_arms_fails_with_one_of_them():
+    good, mixed, bad = [1.0] * 5, [1.0, 0.0, 1.0, 1.0, 1.0], [0.0] * 5
+    criterion = at_least(0.99, "x")
+    assert criterion.judge(table(a=good, b=good)).verdict == "reproduced"
+    assert criterion.judge(table(a=good, b=mixed)).verdict == "inconclusive"
+    assert criterion.judge(table(a=mixed, b=bad)).verdict == "not reproduced"
+
+
+def test_thresholds_take_no_place_in_the_family():
+    t = table(a=[1.0, 1.1, 1.2, 1.3, 1.4], b=[1.5, 1.6, 1.69, 1.8, 1.91])
+    tested, _ = judge([(lower("a", "b", "x"), t), (at_least(0.5, "x"), t)])
+    assert tested.p_adjusted == tested.p
+
+
+def test_names_that_do_not_exist_are_errors_with_the_known_ones():
+    t = table(a=[1.0] * 3, b=[2.0] * 3)
+    with pytest.raises(ValueError, match="'y'.*status.*x"):
+        lower("a", "b", "y").judge(t)
+    with pytest.raises(ValueError, match="'c'.*'a', 'b'"):
+        lower("a", "c", "x").judge(t)
+    with pytest.raises(ValueError, match="margin is 0"):
+        equal("a", "b", "x", 0)
+    with pytest.raises(ValueError, match="by is -0.1"):
+        lower("a", "b", "x", -0.1)
+
+
+def test_unavailable_protocol_is_missing_with_its_reason():
+    done = {"status": "done", "stream": {"unavailable": "no cache"}}
+    t = Table({arm: {seed: done for seed in range(3)} for arm in "ab"})
+    verdict = lower("a", "b", "stream.bits_per_byte").judge(t)
+    assert "unavailable: no cache" in verdict.sentence
