@@ -1,14 +1,14 @@
-"""The command line: one function a subcommand, and one line for every error of a user."""
+"""The command line: one function a subcommand; a user's error is one line, exit 2."""
 
 import json
+import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from absl import flags
 
-from lm.errors import ConfigError, nearest
+from lm.arguments import Command, Flag, parse, usage
+from lm.errors import ConfigError, choose, nearest
 
 EPILOGUE = """
 `python run.py COMMAND --help` lists the flags of a command.
@@ -23,23 +23,186 @@ Exit codes:
 """
 
 
-class Flag(NamedTuple):
-    """`kind` is a type, a tuple of names of which one or, as a list, several hold."""
+def _train(values: dict, overrides: dict) -> int:
+    config = _config(values, overrides)
+    workdir = _required_folder(values, "workdir")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir} cannot be made: {error.strerror}"
+        ) from error
+    from lm import train
 
-    name: str
-    default: object
-    help: str
-    kind: object = str
+    status = train.run(config, workdir)["status"]
+    return {"done": 0, "diverged": 3, "preempted": 75}[status]
 
 
-class Command(NamedTuple):
-    """`call(values, overrides)` returns an exit code; `positional` names an argument."""
+def _compare(values: dict, overrides: dict) -> int:
+    experiment = Path(values["EXPERIMENT.py"])
+    if not experiment.is_file():
+        near = nearest(str(experiment), map(str, Path("experiments").glob("*.py")))
+        hint = f"; did you mean {near}?" if near else ""
+        raise ConfigError(f"experiment {str(experiment)!r}: no such file{hint}")
+    tier, workers = values["tier"], values["workers"]
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers={workers} must be at least 1")
+    out = Path(values["out"] or f"runs/{experiment.stem}-{tier}")
+    from lm import sweep
 
-    call: Callable[[dict, dict], int]
-    help: str
-    flags: tuple[Flag, ...]
-    positional: str | None = None
-    config: bool = False
+    return sweep.compare(experiment, tier, out, values["dry"], workers)
+
+
+def _evaluate(values: dict, overrides: dict) -> int:
+    workdir = _required_folder(values, "workdir", "config.json")
+    protocols = tuple(values["protocol"].split(","))
+    for protocol in protocols:
+        choose("--protocol", protocol, ("window", "stream"))
+    choose("--split", values["split"], ("train", "validation", "test"))
+    from lm import evaluate
+
+    result = evaluate.run(workdir, values["split"], protocols)
+    if values["json"]:
+        print(json.dumps(result, indent=2))
+        return 0
+    names = ("tokens", "nats_per_token", "perplexity", "bits_per_byte")
+    print(f"{'protocol':10}", *(f"{name:>15}" for name in names))
+    for protocol, row in result.items():
+        if "unavailable" in row:
+            print(f"{protocol:10} unavailable: {row['unavailable']}")
+        else:
+            print(f"{protocol:10}", *(f"{row[name]:15,.6g}" for name in names))
+    return 0
+
+
+def _generate(values: dict, overrides: dict) -> int:
+    workdir = _required_folder(values, "workdir", "config.json")
+    for name, good, words in (
+        ("tokens", values["tokens"] >= 1, "at least 1"),
+        ("n", values["n"] >= 1, "at least 1"),
+        ("top_k", values["top_k"] >= 0, "0 (no limit) or more"),
+        ("top_p", 0 < values["top_p"] <= 1, "above 0 and at most 1"),
+        ("temperature", 0 <= values["temperature"] < math.inf, "0 (greedy) or more"),
+        ("seed", 0 <= values["seed"] < 2**31, "in [0, 2**31)"),
+        ("prompt", all(values["prompt"]), "a text that is not empty"),
+    ):
+        if not good:
+            raise ConfigError(f"--{name}={values[name]} must be {words}")
+    from lm import generate
+
+    texts = generate.run(
+        workdir,
+        prompts=values["prompt"],
+        tokens=values["tokens"],
+        temperature=values["temperature"],
+        top_k=values["top_k"],
+        top_p=values["top_p"],
+        seed=values["seed"],
+        n=values["n"],
+    )
+    print("\n---\n".join(texts))
+    return 0
+
+
+def _count(values: dict, overrides: dict) -> int:
+    config = _config(values, overrides)
+    context = values["context"]
+    if context is not None and context < 1:
+        raise ConfigError(f"--context={context} must be at least 1")
+    from lm import count
+
+    print(count.table(config, context or config.data.context))
+    return 0
+
+
+def _report(values: dict, overrides: dict) -> int:
+    out = Path(values["OUT"])
+    if not (out / "plan.json").is_file():
+        raise ConfigError(f"{str(out)!r} is no folder of a comparison: no plan.json")
+    from lm import sweep
+
+    sweep.report(out)
+    return 0
+
+
+def _config(values: dict, overrides: dict):
+    """The resolved config of --config; an override without effect is an error."""
+    from lm import config as configs
+
+    config = configs.resolve(configs.load(values["config"], overrides))
+    for key in overrides:
+        if key not in configs.flatten(config):
+            raise ConfigError(
+                f"{key} has no effect: model.pattern={config.model.pattern} does not "
+                "use that mixer"
+            )
+    return config
+
+
+def _required_folder(values: dict, flag: str, holds: str | None = None) -> Path:
+    """The path of a flag that must be given, and must hold the file `holds`."""
+    if not values[flag]:
+        raise ConfigError(f"--{flag} is missing; write --{flag}=FOLDER")
+    path = Path(values[flag])
+    if holds and not (path / holds).is_file():
+        raise ConfigError(f"--{flag}={path} is no run's folder: it has no {holds}")
+    return path
+
+
+CONFIG = Flag("config", "configs/base.py", "a file, or file.py:argument")
+RUN = Flag("workdir", None, "the folder of a finished or stopped run")
+COMMANDS = {
+    "train": Command(
+        _train,
+        "Train one model; the same command again resumes.",
+        (CONFIG, Flag("workdir", None, "where everything of this run is written")),
+        config=True,
+    ),
+    "compare": Command(
+        _compare,
+        "Run an experiment: all arms, rates and seeds, and their report.",
+        (
+            Flag("tier", "tiny", "a size that the experiment names"),
+            Flag("out", None, "folder of the comparison; default runs/NAME-TIER"),
+            Flag("dry", False, "print the plan and its cost, and run nothing", bool),
+            Flag("workers", None, "processes; default: one a core or device", int),
+        ),
+        positional="EXPERIMENT.py",
+    ),
+    "evaluate": Command(
+        _evaluate,
+        "Evaluate a run: nats, perplexity and bits per byte.",
+        (
+            RUN,
+            Flag("split", "test", "train, validation or test"),
+            Flag("protocol", "window,stream", "one or both, with a comma"),
+            Flag("json", False, "print everything, as JSON", bool),
+        ),
+    ),
+    "generate": Command(
+        _generate,
+        "Continue prompts with a trained model.",
+        (
+            RUN,
+            Flag("prompt", [], "may be repeated; default: the run's own", list),
+            Flag("tokens", 200, "tokens to generate", int),
+            Flag("temperature", 1.0, "0 is greedy", float),
+            Flag("top_k", 0, "draw from the k likeliest tokens; 0: from all", int),
+            Flag("top_p", 1.0, "draw from the likeliest of this total", float),
+            Flag("seed", 0, "of the draws", int),
+            Flag("n", 1, "continuations of each prompt", int),
+        ),
+    ),
+    "count": Command(
+        _count,
+        "Count parameters, FLOPs and state bytes; nothing is trained.",
+        (CONFIG, Flag("context", None, "tokens; default: data.context", int)),
+        config=True,
+    ),
+    "report": Command(
+        _report, "Write a comparison's report again from its files.", (), "OUT"
+    ),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -54,77 +217,16 @@ def main(argv: list[str]) -> int:
             hint = f"did you mean {near}? " if near else ""
             raise ConfigError(f"{name} is no command; {hint}See run.py --help")
         if "--help" in rest or "-h" in rest:
-            print(_command_help(name))
+            print(usage(name, COMMANDS[name]))
             return 0
-        values, overrides = _parse(name, rest)
+        values, overrides = parse(name, COMMANDS[name], rest)
         return COMMANDS[name].call(values, overrides)
     except (ConfigError, flags.Error) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
 
 
-def _parse(name: str, argv: list[str]) -> tuple[dict, dict]:
-    """({flag: value}, {config key: text}) of a command's arguments, in any order."""
-    command = COMMANDS[name]
-    overrides, rest = {}, [name]
-    words = iter(argv)
-    for word in words:
-        if not word.startswith("--config.") or not command.config:
-            rest.append(word)
-            continue
-        key, equals, text = word.removeprefix("--config.").partition("=")
-        overrides[key] = text if equals else next(words, None)
-        if overrides[key] is None:
-            raise ConfigError(
-                f"--config.{key} has no value; write --config.{key}=VALUE"
-            )
-    if not command.config and any(w.startswith("--config") for w in rest):
-        raise ConfigError(f"{name} takes no --config: it reads what the run wrote")
-    values = flags.FlagValues()
-    values.set_gnu_getopt(True)
-    for flag in command.flags:
-        _define(flag, values)
-    _, *positional = values(rest)
-    if len(positional) != (command.positional is not None):
-        wanted = command.positional or "no argument without a flag"
-        raise ConfigError(
-            f"{name} takes {wanted}, not {' '.join(positional) or 'none'}"
-        )
-    found = {flag.name: values[flag.name].value for flag in command.flags}
-    return found | {"positional": positional}, overrides
-
-
-def _define(flag: Flag, values: flags.FlagValues) -> None:
-    """Define one absl flag in `values`."""
-    common = dict(flag_values=values)
-    if flag.kind is bool:
-        flags.DEFINE_bool(flag.name, flag.default, flag.help, **common)
-    elif flag.kind is int:
-        flags.DEFINE_integer(flag.name, flag.default, flag.help, **common)
-    elif flag.kind is float:
-        flags.DEFINE_float(flag.name, flag.default, flag.help, **common)
-    elif flag.kind is list:
-        flags.DEFINE_multi_string(flag.name, flag.default, flag.help, **common)
-    else:
-        flags.DEFINE_string(flag.name, flag.default, flag.help, **common)
-
-
 def _help() -> str:
     """The list of commands, and of exit codes."""
     rows = [f"  {name:10}{command.help}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: python run.py COMMAND [FLAGS]", "", *rows, EPILOGUE])
-
-
-def _command_help(name: str) -> str:
-    """The usage and flags of one command."""
-    command = COMMANDS[name]
-    argument = f" {command.positional}" if command.positional else ""
-    rows = [f"usage: python run.py {name}{argument} [FLAGS]", "", command.help, ""]
-    for flag in command.flags:
-        default = "" if flag.default is None else f" (default {flag.default!r})"
-        rows.append(f"  --{flag.name:13}{flag.help}{default}")
-    if command.config:
-        rows.append(
-            "  --config.KEY=VALUE sets any key of configs/base.py or of a mixer"
-        )
-    return "\n".join(rows)

@@ -73,8 +73,6 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     """
     values = flatten(override(config, {}))
     entries = schema.entries(values)
-    if not values["model.pattern"]:
-        raise ConfigError("model.pattern is empty; name at least one mixer")
     for name in values["model.pattern"]:
         choose("model.pattern", name, sorted(entries))
     validate.check(values)
@@ -133,48 +131,50 @@ def to_json(config: ConfigDict) -> str:
 
 def from_json(text: str) -> FrozenConfigDict:
     """The frozen config of a run's config.json, unchecked; lists become tuples."""
-    return FrozenConfigDict(json.loads(text))
+
+    def tuples(section: dict) -> dict:
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+
+    return FrozenConfigDict(json.loads(text, object_hook=tuples))
 
 
 def _read(spec: str) -> ConfigDict:
     """What get_config of a file returns; an error in the file is a ConfigError."""
     path, colon, argument = spec.partition(".py:")
     path = Path(path + ".py" if colon else path)
-    if not path.is_file():
-        names = sorted(str(other) for other in path.parent.glob("*.py"))
-        near = nearest(str(path), names)
+    if not path.is_file() or path.suffix != ".py":
+        near = nearest(str(path), sorted(map(str, path.parent.glob("*.py"))))
         hint = f"; did you mean {near}?" if near else ""
-        raise ConfigError(f"config {str(path)!r}: no such file{hint}")
-    arguments = (argument,) if colon else ()
+        raise ConfigError(f"config {str(path)!r} is no Python file{hint}")
     try:
-        module_spec = importlib.util.spec_from_file_location(f"_{path.stem}", path)
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
-        get_config = getattr(module, "get_config", None)
-        if get_config is None:
-            raise ConfigError(f"config {str(path)!r} has no function get_config")
-        signature = inspect.signature(get_config)
-        try:
-            signature.bind(*arguments)
-        except TypeError as error:
-            form = ":".join(
-                (str(path), *(name.upper() for name in signature.parameters))
-            )
-            raise ConfigError(f"config {spec!r}: {error}; write {form}") from error
-        config = get_config(*arguments)
+        config = _call(path, (argument,) if colon else ())
     except ConfigError:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        line = f":{lines[-1]}" if lines else ""
-        message = " ".join(str(error).split())
-        raise ConfigError(
-            f"config {path}{line}: {type(error).__name__}: {message}"
-        ) from error
+        lines = [f.lineno for f in frames if f.filename == str(path.absolute())]
+        where = f"{path}:{lines[-1]}" if lines else str(path)
+        message = f"config {where}: {type(error).__name__}: {error}"
+        raise ConfigError(" ".join(message.split())) from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"config {str(path)!r}: get_config must return a ConfigDict")
     return config
+
+
+def _call(path: Path, arguments: tuple[str, ...]) -> Any:
+    """get_config(*arguments) of a file; a ConfigError if it takes other arguments."""
+    module_spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"config {str(path)!r} has no function get_config")
+    signature = inspect.signature(module.get_config)
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        form = ":".join((str(path), *map(str.upper, signature.parameters)))
+        raise ConfigError(f"config {str(path)!r}: {error}; write {form}") from error
+    return module.get_config(*arguments)
 
 
 def _nest(values: Mapping[str, Any], keys: Mapping[str, Key]) -> ConfigDict:

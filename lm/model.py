@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from lm import layers, sequence
 from lm.layers import parameter
@@ -232,8 +233,8 @@ def build(config, vocab_size: int) -> LM:
     return LM(
         vocab_size=vocab_size,
         width=m.width,
-        make_mixer=make_mixer,
-        block=dict(
+        make_mixer=FrozenDict(make_mixer),
+        block=FrozenDict(
             mlp=m.mlp,
             mlp_width=m.mlp_width,
             norm=m.norm,

@@ -28,7 +28,7 @@ RANGES = (
         lambda x: 0 <= x < 1,
         "in [0, 1)",
     ),
-    ("seed", lambda x: 0 <= x < 2**32, "in [0, 2**32)"),
+    ("seed", lambda x: 0 <= x < 2**31, "in [0, 2**31)"),
     ("mesh.data mesh.fsdp", lambda x: x == -1 or x >= 1, "at least 1, or -1: the rest"),
     ("name run.prompt", lambda x: x != "", "a text that is not empty"),
 )
@@ -52,7 +52,7 @@ def choices() -> dict[str, tuple[str, ...]]:
         "model.position": ("none", "learned"),
         "model.dtype": ("float32", "bfloat16"),
         "model.matmul_precision": ("default", "high", "highest"),
-        "model.remat": ("none", *REMAT),
+        "model.remat": tuple(REMAT),
         "optim.schedule": tuple(SCHEDULES),
     }
 
@@ -65,6 +65,12 @@ def check(values: dict[str, Any]) -> None:
         for key in keys.split():
             if values[key] is not None and not good(values[key]):
                 raise ConfigError(f"{key}={values[key]!r} must be {words}")
+    depth, pattern = values["model.depth"], values["model.pattern"]
+    if not 1 <= len(pattern) <= depth:
+        raise ConfigError(
+            f"model.pattern={pattern} must name 1 to model.depth={depth} mixers, or "
+            "some would never be used"
+        )
     _check_data(values)
     _check_batch(values)
     durations(values)
@@ -79,10 +85,12 @@ def check_mixer(name: str, fields: dict[str, Any], width: int) -> None:
     for field, value in fields.items():
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             fail(field, "must be at least 1")
-        if isinstance(value, float) and not 0 <= value < math.inf:
-            fail(field, "must be 0 or more, and finite")
-    if fields.get("dropout", 0) >= 1:
+        if isinstance(value, float) and not math.isfinite(value):
+            fail(field, "must be finite")
+    if not 0 <= fields.get("dropout", 0) < 1:
         fail("dropout", "must be in [0, 1)")
+    if fields.get("rope_theta", 1) <= 0:
+        fail("rope_theta", "must be positive")
     heads, kv_heads = fields.get("heads", 1), fields.get("kv_heads")
     inner, head_width = "model.width", fields.get("head_width")
     for field in ("hidden", "lru_width"):

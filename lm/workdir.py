@@ -58,3 +58,16 @@ def truncate_rows(path: Path, step: int) -> None:
     draft = path.with_suffix(".draft")
     draft.write_bytes(b"".join(kept))
     draft.replace(path)
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Append one line of JSON, whole and on disk's side of a crash of this process."""
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def write_json(path: Path, value) -> None:
+    """Replace a JSON file at once."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(value, indent=1))
+    draft.replace(path)

@@ -166,7 +166,8 @@ def test_fingerprint_follows_content_and_split_alone(tmp_path):
     others.append(prepare(config(tmp_path, raw.replace(b"w", b"v"))).fingerprint)
     assert len({base, *others}) == len(others) + 1
     (tmp_path / "other").mkdir()
-    moved = prepare(config(tmp_path / "other", raw, context=2))
+    shared = str(tmp_path / "cache")
+    moved = prepare(config(tmp_path / "other", raw, context=2, cache=shared))
     assert moved.fingerprint == base
     assert moved.manifest["source"] == str(tmp_path / "other" / "text.txt")
 
@@ -177,6 +178,11 @@ def test_a_glob_is_its_files_in_order(tmp_path):
     corpus = prepare(config(tmp_path, corpus="text", path=str(tmp_path / "*.txt")))
     assert everything(corpus)[0] == b"a" * 30 + b"b" * 30 + b"c" * 30
     assert corpus.manifest["documents"] == 3
+    (tmp_path / "a.txt").write_bytes(b"a" * 30 + b"b" * 10)
+    (tmp_path / "b.txt").write_bytes(b"b" * 20)
+    other = prepare(config(tmp_path, corpus="text", path=str(tmp_path / "*.txt")))
+    assert everything(other)[0] == everything(corpus)[0]
+    assert other.fingerprint != corpus.fingerprint
 
 
 def test_kjv_is_66_books_and_nothing_is_lost(tmp_path):

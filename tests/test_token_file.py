@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lm.data import prepare
+from lm.data import prepare, tokens
 from tests.corpora import config, everything
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +81,20 @@ def test_a_cut_token_file_is_made_again(tmp_path):
     cut = next((tmp_path / "cache").glob("text-*/tokens.bin"))
     cut.write_bytes(cut.read_bytes()[:-1])
     assert everything(prepare(config(tmp_path, raw)))[0] == raw
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    data = config(tmp_path, b"some line\n" * 100)
+
+    def write(*args):
+        (tmp_path / "text.txt").write_bytes(b"other\n" * 100)
+        return whole(*args)
+
+    whole = tokens._write
+    monkeypatch.setattr(tokens, "_write", write)
+    with pytest.raises(ValueError, match="text.txt' changed while it was read"):
+        prepare(data)
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
 
 
 def test_import_leaves_jax_out():

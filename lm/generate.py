@@ -1,0 +1,156 @@
+"""Text from a model: prefill and single steps through the same mixer call."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm import config as configs
+from lm import sequence
+from lm.sequence import Sequence
+
+BUCKET = 64  # prompts and caches grow in steps of this, so that few shapes compile
+
+
+def choose(logits_BxV, key, temperature, top_k: int, top_p: float):
+    """Ids [B] drawn from softmax(logits / temperature), or the best at temperature 0.
+
+    top_k > 0 keeps the k best; top_p < 1 the smallest set of best tokens whose
+    probability reaches top_p (arXiv 1904.09751). Row b draws with its own key.
+    """
+    V = logits_BxV.shape[-1]
+    scaled_BxV = logits_BxV / jnp.maximum(temperature, 1e-6)
+    if 0 < top_k < V or top_p < 1:
+        order_BxV = jnp.argsort(-scaled_BxV, -1)
+        sorted_BxV = jnp.take_along_axis(scaled_BxV, order_BxV, -1)
+        probability_BxV = jax.nn.softmax(sorted_BxV, -1)
+        before_BxV = jnp.cumsum(probability_BxV, -1) - probability_BxV
+        keep_BxV = (before_BxV < top_p) & (jnp.arange(V) < (top_k or V))
+        sorted_BxV = jnp.where(keep_BxV, sorted_BxV, -jnp.inf)
+        rows_Bx1 = jnp.arange(len(order_BxV))[:, None]
+        scaled_BxV = scaled_BxV.at[rows_Bx1, order_BxV].set(sorted_BxV)
+    keys_B = jax.vmap(lambda b: jax.random.fold_in(key, b))(jnp.arange(len(logits_BxV)))
+    drawn_B = jax.vmap(jax.random.categorical)(keys_B, scaled_BxV)
+    return jnp.where(temperature == 0, jnp.argmax(logits_BxV, -1), drawn_B)
+
+
+@functools.lru_cache(maxsize=8)
+def _functions(model, top_k: int, top_p: float):
+    """(prefill, step), jitted, of an unrolled model; `step` is given its state."""
+
+    def prefill(params, tokens_BxT, seq, state, length_B):
+        logits_BxTxV, state = model.apply({"params": params}, tokens_BxT, seq, state)
+        last_Bx1x1 = (length_B - 1)[:, None, None]
+        return jnp.take_along_axis(logits_BxTxV, last_Bx1x1, 1)[:, 0], state
+
+    def step(params, state, logits_BxV, position_B, seed, temperature):
+        key = jax.random.fold_in(jax.random.key(seed), position_B.max())
+        token_B = choose(logits_BxV, key, temperature, top_k, top_p)
+        ones_Bx1 = jnp.ones((len(token_B), 1), jnp.int32)
+        seq = Sequence(
+            ones_Bx1, position_B[:, None], jnp.zeros_like(ones_Bx1, bool), ones_Bx1 > 0
+        )
+        logits_Bx1xV, state = model.apply(
+            {"params": params}, token_B[:, None], seq, state
+        )
+        return token_B, logits_Bx1xV[:, 0], position_B + 1, state
+
+    return jax.jit(prefill), jax.jit(step, donate_argnums=1)
+
+
+def continuations(
+    model,
+    params,
+    prompts: list[np.ndarray],
+    count: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> np.ndarray:
+    """`count` ids after each prompt, int32 [len(prompts), count].
+
+    Args:
+      model, params: as trained; they are unrolled here, one leaf a layer.
+      prompts: ids, one or more each; they may differ in length.
+
+    Raises:
+      ValueError: an empty prompt, or more tokens than learned positions.
+    """
+    lengths = np.array([len(prompt) for prompt in prompts])
+    if lengths.min() == 0:
+        raise ValueError("a prompt has no token: give at least one character")
+    total = int(lengths.max()) + count
+    if model.positions and total > model.positions:
+        raise ValueError(
+            f"prompt and continuation are {total} tokens and the model has "
+            f"{model.positions} learned positions: ask for at most "
+            f"{model.positions - int(lengths.max())} tokens"
+        )
+    width = -(-int(lengths.max()) // BUCKET) * BUCKET
+    if model.positions:
+        width = min(width, model.positions)
+    valid_BxT = np.arange(width) < lengths[:, None]
+    tokens_BxT = np.zeros((len(prompts), width), np.int32)
+    tokens_BxT[valid_BxT] = np.concatenate(prompts)
+
+    unrolled, leaves = model.unrolled(), model.unstack(params)
+    prefill, step = _functions(unrolled, top_k, top_p)
+    # The cache never overflows: it has a slot for each token of the longest row.
+    capacity = -(-total // BUCKET) * BUCKET
+    state = unrolled.initial_state(len(prompts), capacity)
+    logits_BxV, state = prefill(
+        leaves, tokens_BxT, sequence.from_segments(valid_BxT), state, lengths
+    )
+    position_B, out = jnp.asarray(lengths, jnp.int32), []
+    for _ in range(count):
+        token_B, logits_BxV, position_B, state = step(
+            leaves, state, logits_BxV, position_B, seed, jnp.float32(temperature)
+        )
+        out.append(token_B)
+    return np.stack([np.asarray(token_B) for token_B in out], 1)
+
+
+def text(model, params, corpus, prompts: list[str], count: int, config, **how):
+    """Each prompt with its continuation; bytes that are no UTF-8 become U+FFFD."""
+    ids = [corpus.encode(prompt) for prompt in prompts]
+    if model.positions:
+        count = min(count, model.positions - max(map(len, ids)))
+    new = continuations(model, params, ids, count, seed=config.seed, **how)
+    both = (np.concatenate(pair) for pair in zip(ids, new, strict=True))
+    return [corpus.decode(row).decode(errors="replace") for row in both]
+
+
+def run(
+    workdir: Path,
+    prompts: list[str],
+    tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    n: int,
+) -> list[str]:
+    """`n` continuations of each prompt by the newest checkpoint of a workdir."""
+    from lm import evaluate
+
+    config, model, params, corpus = evaluate.load(workdir)
+    ids = [corpus.encode(prompt) for prompt in prompts for _ in range(n)]
+    try:
+        new = continuations(
+            model,
+            params,
+            ids,
+            tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise configs.ConfigError(str(error)) from error
+    both = (np.concatenate(pair) for pair in zip(ids, new, strict=True))
+    return [corpus.decode(row).decode(errors="replace") for row in both]

@@ -1,0 +1,353 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from lm import config as configs
+from lm.config import ConfigError
+from lm.mixers import MIXERS, Mixer
+
+FILES = sorted(path.name for path in Path(configs.BASE).parent.glob("*.py"))
+
+
+def base(**changes):
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return configs.load("configs/base.py", dotted)
+
+
+def spec(name, tmp_path):
+    """The spec of a file in configs/; nanogpt.py wants a text."""
+    if name != "nanogpt.py":
+        return f"configs/{name}"
+    (tmp_path / "text.txt").write_text("some text")
+    return f"configs/nanogpt.py:{tmp_path / 'text.txt'}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_resolves_and_resolving_is_idempotent(name, tmp_path):
+    resolved = configs.resolve(configs.load(spec(name, tmp_path)))
+    assert configs.resolve(resolved) == resolved
+    assert resolved.name.split("-")[0] == name.removesuffix(".py")
+    assert set(resolved.model.mixers) == set(resolved.model.pattern)
+    with pytest.raises(AttributeError):
+        resolved.model.depth = 3
+    with pytest.raises(TypeError):
+        resolved.model.pattern[0] = "lstm"
+
+
+def test_the_published_size_is_an_argument():
+    model = configs.resolve(configs.load("configs/gpt2.py:124M")).model
+    assert (model.depth, model.width, model.mlp_width) == (12, 768, 3072)
+    assert model.mixers.attention.heads == 12
+
+
+@pytest.mark.parametrize(
+    "key, near",
+    [
+        ("model.dpeth", "model.depth"),
+        ("optim.depth", "model.depth"),
+        ("lr", "optim.lr"),
+        ("modle.depth", "model.depth"),
+        ("model.heads", "model.mixers.attention.heads"),
+        ("model.mixers.attention.haeds", "model.mixers.attention.heads"),
+        ("model.mixers.atention.window", "model.mixers.attention.window"),
+        ("train.batch_token", "train.batch_tokens"),
+    ],
+)
+def test_unknown_key_has_the_nearest_of_all_keys(key, near):
+    with pytest.raises(ConfigError, match=re.escape(f"{key}; did you mean {near}?")):
+        configs.load("configs/base.py", {key: "3"})
+
+
+@pytest.mark.parametrize(
+    "key, value, kind, example",
+    [
+        ("model.depth", "abc", "int", "2"),
+        ("model.depth", "3.5", "int", "2"),
+        ("model.depth", 3.5, "int", "2"),
+        ("model.depth", True, "int", "2"),
+        ("model.depth", None, "int", "2"),
+        ("optim.lr", "fast", "float", "0.006"),
+        ("model.tied", "yes", "bool", "True"),
+        ("model.norm", 3, "str", "'rmsnorm'"),
+        ("model.pattern", "('lstm'", "tuple of str", "('attention',)"),
+        ("model.pattern", 3, "tuple of str", "('attention',)"),
+        ("data.train_bytes", "1MB", "int or None", "64"),
+        ("model.mixers.attention.window", "wide", "int or None", "64"),
+        ("model.mixers.rglru.lru_width", 0.5, "int or None", "64"),
+    ],
+)
+def test_wrong_type_names_key_value_type_and_example(key, value, kind, example):
+    words = f"{key}={value!r}: expected {kind}, for example {example}"
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        configs.load("configs/base.py", {key: value})
+
+
+@pytest.mark.parametrize(
+    "key, text, value",
+    [
+        ("model.depth", "3", 3),
+        ("optim.lr", "1", 1.0),
+        ("optim.lr", 1, 1.0),
+        ("optim.lr", "3e-3", 3e-3),
+        ("model.tied", "false", False),
+        ("model.pattern", "lstm,attention", ("lstm", "attention")),
+        ("model.pattern", "('lstm', 'attention')", ("lstm", "attention")),
+        ("model.pattern", ["lstm"], ("lstm",)),
+        ("data.split", "0.8,0.1,0.1", (0.8, 0.1, 0.1)),
+        ("data.train_bytes", "1000", 1000),
+        ("data.train_bytes", "None", None),
+        ("model.position", "none", "none"),
+        ("model.mixers.attention.window", "64", 64),
+    ],
+)
+def test_a_text_is_parsed_by_the_type_of_its_key(key, text, value):
+    found = configs.flatten(configs.load("configs/base.py", {key: text}))[key]
+    assert found == value and type(found) is type(value)
+
+
+CONTRADICTIONS = [
+    (dict(model__depth=0), "model.depth=0 must be at least 1"),
+    (dict(model__width=-64), "model.width=-64"),
+    (dict(model__pattern=()), "model.pattern=()"),
+    (dict(model__pattern="lstm,gru,lstm"), "model.depth=2"),
+    (dict(model__pattern="atention"), "did you mean 'attention'"),
+    (dict(model__width=66), "heads=4 does not divide model.width=66"),
+    (dict(model__width=12), "needs an even head width, and it is 3"),
+    (dict(model__mixers__attention__heads=0), "heads=0 must be at least 1"),
+    (dict(model__mixers__attention__kv_heads=3), "kv_heads=3 does not divide"),
+    (dict(model__mixers__attention__window=0), "window=0 must be at least 1"),
+    (dict(model__mixers__attention__dropout=1.0), "dropout=1.0 must be in [0, 1)"),
+    (dict(model__mixers__attention__rope_theta=0.0), "rope_theta=0.0"),
+    (dict(model__mixers__attention__position="learned"), "valid are rope, none"),
+    (
+        dict(model__pattern="rglru", model__mixers__rglru__lru_width=66),
+        "heads=4 does not divide model.mixers.rglru.lru_width=66",
+    ),
+    (dict(model__pattern="w", model__mixers__w__kind="atention"), "'attention'"),
+    (dict(model__mixers__lstm__kind="gru"), "lstm is a mixer; rename the entry"),
+    (dict(model__residual_dropout=1.0), "model.residual_dropout=1.0"),
+    (dict(model__embedding_dropout=-0.1), "model.embedding_dropout=-0.1"),
+    (dict(model__mlp="swigloo"), "did you mean 'swiglu'? valid are swiglu, gelu, none"),
+    (dict(model__norm="rms"), "valid are rmsnorm, layernorm"),
+    (dict(model__position="rope"), "valid are none, learned"),
+    (dict(model__dtype="float16"), "valid are float32, bfloat16"),
+    (dict(model__matmul_precision="low"), "valid are default, high, highest"),
+    (dict(model__remat="half"), "valid are none, full, dots"),
+    (dict(optim__schedule="cosin"), "did you mean 'cosine'"),
+    (dict(optim__lr=-1e-3), "optim.lr=-0.001 must be positive"),
+    (dict(optim__lr="nan"), "optim.lr=nan must be positive"),
+    (dict(optim__weight_decay=-0.1), "optim.weight_decay=-0.1"),
+    (dict(optim__final_lr=2.0), "optim.final_lr=2.0"),
+    (dict(optim__b2=1.0), "optim.b2=1.0"),
+    (dict(optim__clip=0.0), "optim.clip=0.0"),
+    (dict(optim__warmup="500 steps"), "'500 steps' is 500 steps, and train.duration"),
+    (dict(optim__warmup="100%"), "shorten the warm-up"),
+    (dict(train__duration="5%"), "nothing to be a percentage of"),
+    (dict(train__duration="100 tokens"), "is not one step of train.batch_tokens=2048"),
+    (dict(train__duration="0"), "train.duration='0'"),
+    (dict(train__batch_tokens=2000), "take 1920 or 2048"),
+    (dict(train__batch_tokens=100), "take 128 or 128"),
+    (dict(train__micro_tokens=64), "train.micro_tokens=64"),
+    (dict(eval__stream_chunk=256), "eval.stream_chunk=256 is above data.context=128"),
+    (dict(eval__every="0 steps"), "eval.every='0 steps' must be above 0"),
+    (dict(run__checkpoint_every="never"), "run.checkpoint_every='never'"),
+    (dict(run__log_every="1.5 steps"), "whole number of steps"),
+    (dict(run__prompt=""), "run.prompt='' must be a text that is not empty"),
+    (dict(data__corpus="bible"), "data.corpus='bible'"),
+    (dict(data__corpus="text"), "needs data.path"),
+    (dict(data__corpus="text", data__path="no/such*"), "data.path='no/such*'"),
+    (dict(data__path="a.txt"), "--config.data.corpus=text"),
+    (dict(data__tokenizer="byte"), "did you mean 'bytes'"),
+    (dict(data__document="page"), "valid are file, line, paragraph"),
+    (dict(data__invalid_utf8="drop"), "valid are replace, error, keep"),
+    (dict(data__split=(0.9, 0.1)), "three positive fractions with sum 1"),
+    (dict(data__split=(0.9, 0.1, 0.1)), "three positive fractions with sum 1"),
+    (dict(data__split=(0.9, 0.1, 0.0)), "three positive fractions with sum 1"),
+    (dict(data__max_document=0), "data.max_document=0"),
+    (dict(mesh__data=0), "mesh.data=0"),
+    (dict(mesh__fsdp=-1), "only one can take the rest"),
+    (dict(mesh__fsdp=3), "do not divide the 16 rows"),
+    (dict(seed=-1), "seed=-1"),
+]
+
+
+@pytest.mark.parametrize("changes, words", CONTRADICTIONS, ids=lambda x: str(x)[:40])
+def test_a_contradiction_is_named(changes, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        configs.resolve(base(**changes))
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_mixer_has_an_entry_with_the_defaults_of_its_class(name):
+    entry = base().model.mixers[name]
+    fields = {field.name: field.default for field in dataclasses.fields(MIXERS[name])}
+    own = set(fields) - {"width", "layers", "dtype", "parent", "name"}
+    assert dict(entry) == {key: fields[key] for key in own} | {"kind": name}
+
+
+def test_a_registered_mixer_needs_no_other_entry(monkeypatch):
+    class Toy(Mixer):
+        size: int | None = None
+        rates: tuple[float, ...] = (0.5,)
+
+    monkeypatch.setitem(MIXERS, "toy", Toy)
+    changes = dict(model__pattern="toy", model__mixers__toy__rates="1,2")
+    found = configs.resolve(base(**changes)).model.mixers.toy
+    assert found.to_dict() == dict(kind="toy", size=None, rates=(1.0, 2.0))
+
+
+def test_an_entry_of_ones_own_is_completed_from_its_kind():
+    changes = dict(model__pattern="window", model__mixers__window__window=64)
+    with pytest.raises(ConfigError, match="a new entry of model.mixers needs its kind"):
+        base(**changes)
+    entry = dict(kind="attention", window=64)
+    config = base(model__pattern="window", model={"mixers": {"window": entry}})
+    attention = dict(config.model.mixers.attention)
+    assert dict(config.model.mixers.window) == attention | entry
+    assert configs.resolve(config).model.mixers.keys() == ["window"]
+
+
+def test_another_kind_replaces_the_entry():
+    config = configs.load("configs/griffin.py", {"model.mixers.window.kind": "gru"})
+    gru = dict(config.model.mixers.gru)
+    assert dict(config.model.mixers.window) == gru
+    with pytest.raises(ConfigError, match="unknown key model.mixers.window.window"):
+        changes = {"model.mixers.window.window": 3, "model.mixers.window.kind": "gru"}
+        configs.load("configs/griffin.py", changes)
+
+
+def test_override_keeps_what_it_is_given_and_undoes_flatten():
+    config = base()
+    other = configs.load("configs/griffin.py")
+    assert configs.override(config, configs.flatten(other)) == other
+    assert config == base()
+
+
+def test_overrides_may_come_in_any_order_and_as_texts():
+    pairs = ["model.mixers.w.window=9", "model.mixers.w.kind=attention", "seed=3"]
+    one, other = (configs.load("configs/base.py", p) for p in (pairs, pairs[::-1]))
+    assert one == other
+    assert (one.model.mixers.w.window, one.seed) == (9, 3)
+    with pytest.raises(ConfigError, match="key=value"):
+        configs.load("configs/base.py", ["seed"])
+
+
+def test_a_key_that_may_be_none_keeps_its_type():
+    config = base()
+    with pytest.raises(TypeError):
+        config.model.mixers.attention.window = "wide"
+    config.model.mixers.attention.window = 3
+    assert configs.resolve(config).model.mixers.attention.window == 3
+
+
+def another(key, value):
+    """Some other value of the type of a key."""
+    if value is None:
+        return "x" if key in ("data.path", "data.cache", "run.init_from") else 7
+    if isinstance(value, tuple):
+        return value[::-1] + value
+    return {bool: not value, int: 7, float: 0.123, str: "x"}[type(value)]
+
+
+def test_fingerprint_is_over_the_keys_that_change_the_result():
+    config = base()
+    before = configs.fingerprint(config)
+    assert re.fullmatch("[0-9a-f]{12}", before)
+    for key, value in configs.flatten(config).items():
+        if not key.endswith(".kind"):
+            changed = configs.override(config, {key: another(key, value)})
+            free = key.startswith("run.") or key in ("name", "data.cache")
+            assert (configs.fingerprint(changed) == before) == free, key
+
+
+def test_fingerprint_survives_the_file():
+    config = configs.resolve(configs.load("configs/griffin.py"))
+    back = configs.from_json(configs.to_json(config))
+    assert back == config
+    assert configs.resolve(back) == config
+    assert configs.fingerprint(back) == configs.fingerprint(config)
+
+
+def test_diff_names_every_differing_key():
+    a = base()
+    b = base(optim__lr=1.0, model__pattern="lstm")
+    assert configs.diff(a, a) == []
+    assert configs.diff(a, b) == [
+        ("model.pattern", ("attention",), ("lstm",)),
+        ("optim.lr", 6e-3, 1.0),
+    ]
+    rows = {row[0]: row[1:] for row in configs.diff(*map(configs.resolve, (a, b)))}
+    assert rows["model.mixers.lstm.hidden"] == (configs.ABSENT, None)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, (400, 20, 100, 100, 10)),
+        (dict(train__duration="400"), (400, 20, 100, 100, 10)),
+        (dict(train__duration="8M tokens"), (3906, 195, 976, 976, 10)),
+        (dict(train__duration="1.5k steps"), (1500, 75, 375, 375, 10)),
+        (dict(train__duration="1 step"), (1, 0, 1, 1, 10)),
+        (dict(train__duration="2 epochs"), (100, 5, 25, 25, 10)),
+        (dict(eval__every="1 epoch", optim__warmup="0"), (400, 0, 50, 100, 10)),
+        (dict(run__log_every="100%", eval__every="0.1%"), (400, 20, 1, 100, 400)),
+        (dict(optim__warmup="2048 tokens"), (400, 1, 100, 100, 10)),
+    ],
+)
+def test_durations_are_resolved_to_steps(changes, expected):
+    config = configs.resolve(base(**changes))
+    assert configs.durations(config, steps_per_epoch=50) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["400 stpes", "", "-5", "M tokens", "5k%", "101%", "8m tokens", "1e3", "4,0"],
+)
+def test_nonsense_is_no_duration(text):
+    with pytest.raises(ConfigError, match=f"optim.warmup='{text}' is not a duration"):
+        configs.resolve(base(optim__warmup=text))
+
+
+def test_a_warmup_in_epochs_is_checked_once_their_length_is_known():
+    config = configs.resolve(base(optim__warmup="1 epoch"))
+    with pytest.raises(ConfigError, match="shorten the warm-up"):
+        configs.durations(config, steps_per_epoch=400)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("x = 1", "has no function get_config"),
+        ("def get_config(): return 3", "must return a ConfigDict"),
+        ("def get_config():\n  return nme", "bad.py:2: NameError: name 'nme'"),
+        ("def get_config(:", "SyntaxError"),
+        ("def get_config(path): pass", "write {}:PATH"),
+        ("import no_such_module", "bad.py:1: ModuleNotFoundError"),
+    ],
+)
+def test_a_broken_config_file_is_one_line(tmp_path, text, words):
+    (tmp_path / "bad.py").write_text(text)
+    path = str(tmp_path / "bad.py")
+    with pytest.raises(ConfigError, match=re.escape(words.format(path))) as error:
+        configs.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_config_file_has_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean configs/gpt2.py"):
+        configs.load("configs/gpt.py")
+
+
+def test_a_config_file_has_the_keys_of_base_and_no_others(tmp_path):
+    head = "from configs import base\ndef get_config():\n  c = base.get_config()\n"
+    (tmp_path / "x.py").write_text(head + "  c.model.dpeth = 3\n  return c")
+    with pytest.raises(ConfigError, match="dpeth; did you mean model.depth"):
+        configs.load(str(tmp_path / "x.py"))
+    (tmp_path / "y.py").write_text(head + "  del c.model.depth\n  return c")
+    with pytest.raises(ConfigError, match="lacks model.depth"):
+        configs.load(str(tmp_path / "y.py"))
+    with pytest.raises(ConfigError, match="lacks data.cache|lacks name"):
+        configs.resolve(ConfigDict(dict(seed=1)))
