@@ -88,11 +88,13 @@ def _generate(values: dict, overrides: dict) -> int:
     ):
         if not good:
             raise ConfigError(f"--{name}={values[name]} must be {words}")
+    from lm import config as configs
     from lm import generate
 
+    stored = configs.from_json((workdir / "config.json").read_text())
     texts = generate.run(
         workdir,
-        prompts=values["prompt"],
+        prompts=values["prompt"] or [stored.run.prompt],
         tokens=values["tokens"],
         temperature=values["temperature"],
         top_k=values["top_k"],

@@ -108,7 +108,7 @@ def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def fingerprint(config: ConfigDict) -> str:
-    """12 hex digits over all keys but those of run.*, name and data.cache."""
+    """12 hex digits over a resolved config's keys but run.*, name and data.cache."""
     values = {
         key: value
         for key, value in flatten(config).items()

@@ -154,9 +154,10 @@ MLPS = ("swiglu", "gelu", "none")
 def dropout(x: Any, rate: float, seq: Sequence, role: str):
     """Inverted dropout with one key a row; identity without keys or with rate 0.
 
-    Keys are per row, so neither micro-batches nor devices move a mask.
+    Keys are per row, so neither micro-batches nor devices move a mask; a single key,
+    as at initialisation, draws parameters only.
     """
-    if rate == 0 or seq.key is None:
+    if rate == 0 or seq.key is None or seq.key.ndim == 0:
         return x
     keys_B = fold(seq.key, 0 if seq.layer is None else seq.layer, role)
     keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, x.shape[1:]))(keys_B)

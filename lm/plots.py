@@ -1,4 +1,4 @@
-"""Figures of a report: one panel each, one colour, marker and dash per arm throughout."""
+"""Figures of a report: an arm has one colour, marker and dash in all of them."""
 
 import io
 import math
@@ -145,7 +145,7 @@ def final(means, seeds, yardsticks: dict[str, float], style, xlabel):
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(xlabel)
         axes.margins(x=0.08)
-        for name, value in near.items():
+        for value in near.values():
             axes.axvline(value, color="#555555", lw=1.2, ls=(0, (4, 3)), zorder=1)
         _name_lines(axes, near)
         if far:
@@ -210,12 +210,10 @@ def _marks(x) -> int:
 
 def _limits(axes, columns) -> None:
     """Cut off early values that would flatten the rest."""
-    ends = [y[-1] for y in columns]
-    starts = [y[len(y) // 4] for y in columns]
+    late = max(max(y[len(y) // 4], y[-1]) for y in columns)
     low = min(min(y) for y in columns)
-    top = min(
-        max(max(y) for y in columns), max(starts + ends) + 0.6 * (max(ends) - low)
-    )
+    worst = max(y[-1] for y in columns)
+    top = min(max(max(y) for y in columns), late + 0.6 * (worst - low))
     room = 0.05 * (top - low) or 0.05
     axes.set_ylim(low - room, top + room)
 

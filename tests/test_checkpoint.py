@@ -195,6 +195,11 @@ def test_a_save_that_fails_is_raised_once_and_not_listed(checkpoints):
         checkpoints.ensure(4, make(4), META)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints._orbax, "save", lambda *args, **kwargs: None)
+        checkpoints.save(3, big, META)
+        with pytest.raises(SaveFailed, match="not committed"):
+            checkpoints.wait()
     checkpoints.save(3, big, META)
     checkpoints.wait()
     assert checkpoints.steps() == [3, 4]

@@ -149,6 +149,32 @@ def test_splits_are_contiguous_and_capped(tmp_path):
         np.testing.assert_array_equal(capped.documents(split), kept)
 
 
+class Pairs:
+    """Token = two bytes, the last one of an odd document followed by a zero."""
+
+    vocab_size = 65536
+    fingerprint = "pairs"
+    bytes_per_token = np.full(65536, 2, np.int32)
+
+    def encode(self, text):
+        return np.frombuffer(text + b"\0" * (len(text) % 2), "<u2").astype(np.int32)
+
+    def decode(self, ids):
+        return np.asarray(ids).astype("<u2").tobytes()
+
+
+def test_a_tokenizer_is_a_class_and_a_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(TOKENIZERS, "pairs", Pairs)
+    raw = bytes(range(33, 123)) * 4
+    data = config(tmp_path, raw, tokenizer="pairs", train_bytes=101, max_document=50)
+    corpus = prepare(data)
+    assert corpus.tokens("train").dtype == np.uint16
+    assert corpus.decode(corpus.tokens("train")) == raw[:100]
+    assert corpus.manifest["tokens"] == 180
+    assert corpus.manifest["documents"] == 4
+    assert corpus.fingerprint != prepare(config(tmp_path, raw)).fingerprint
+
+
 def test_fingerprint_follows_content_and_split_alone(tmp_path):
     raw = b"one\ntwo\n" * 20
     base = prepare(config(tmp_path, raw)).fingerprint
