@@ -42,7 +42,6 @@ class Command(NamedTuple):
 def parse(name: str, command: Command, argv: list[str]) -> tuple[dict, dict]:
     """({flag: value}, {config key: text}) of a command's arguments, in any order."""
     values = flags.FlagValues()
-    values.set_gnu_getopt(True)
     for flag in command.flags:
         DEFINE[flag.kind](flag.name, flag.default, flag.help, flag_values=values)
     overrides, rest = {}, [name]

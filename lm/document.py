@@ -77,18 +77,18 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Answer:
-    """A claim's verdict with its sentence, and what the paper says."""
+    """A claim's verdict with its numbers, and what the paper says."""
 
     verdict: str
     claim: str
-    sentence: str
+    numbers: str
     paper: str
 
     def markdown(self) -> str:
         paper = f" Paper: {_inline(self.paper)}." if self.paper else ""
         return (
             f"- **{self.verdict.upper()}** {_inline(self.claim)}. "
-            f"{_inline(self.sentence)}{paper}"
+            f"{_inline(self.numbers)}.{paper}"
         )
 
     def html(self) -> str:
@@ -97,7 +97,7 @@ class Answer:
         return (
             f'<div class="claim"><span class="verdict {kind}">{escape(self.verdict)}'
             f"</span><div><strong>{escape(self.claim)}</strong><br>"
-            f"{escape(self.sentence)}{paper}</div></div>"
+            f"{escape(self.numbers)}.{paper}</div></div>"
         )
 
 
@@ -222,19 +222,20 @@ p, ul { max-width: 48em; }
   border-radius: 6px; padding: 4px 20px 10px; margin: 18px 0; background: #f7f9fb; }
 .answer h2 { margin-top: .6em; border: 0; }
 .claim { display: flex; gap: 14px; align-items: flex-start; margin: 12px 0; }
-.verdict { flex: none; width: 9.5em; text-align: center; font-weight: 600;
+.verdict { flex: none; width: 11em; text-align: center; font-weight: 600;
   font-size: .85rem; border: 2px solid; border-radius: 5px; padding: 3px 4px; }
 .reproduced { color: #fff; background: #0072b2; border-color: #0072b2; }
 .not-reproduced { color: #9c3d00; border-color: #9c3d00; }
 .inconclusive, .withheld { color: #444; border-style: dashed; }
 .warnings { border-left: 5px solid #e69f00; background: #fff8e8; list-style: none;
   margin: 16px 0; padding: 10px 16px; border-radius: 4px; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: 12px 0 24px; }
 table { border-collapse: collapse; font-size: .84rem; line-height: 1.35;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 9px; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: top; }
-thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
+th, td { padding: 6px 7px; border-bottom: 1px solid var(--line); text-align: right;
+  vertical-align: top; white-space: pre-line; }
+thead th { white-space: pre; border-bottom: 2px solid var(--ink);
+  vertical-align: bottom; }
 th:first-child { position: sticky; left: 0; background: #fff; text-align: left; }
 .figures { display: grid; gap: 20px 28px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }

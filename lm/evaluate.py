@@ -133,5 +133,3 @@ def load(workdir: Path):
     params = checkpoints.restore_params(latest, abstract)
     checkpoints.close()
     return config, built, params, corpus
-
-

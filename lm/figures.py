@@ -48,7 +48,7 @@ def draw(c: Comparison, match: str, table: Table) -> list[Picture]:
                 "test loss (nats per token)",
                 log_x=True,
             ),
-            "Loss by position in the window: what a longer context is worth to each arm.",
+            "Loss by position in the window: what more context is worth to each arm.",
         ),
         "state": (
             plots.state(

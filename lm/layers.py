@@ -42,7 +42,7 @@ def parameter(module: nn.Module, name: str, init, shape, seq: Sequence):
 
 
 def truncated_normal(std: float, axis: int = -1):
-    """Normal cut at 2 deviations; a shorter `axis` is bitwise a prefix of a longer one."""
+    """Normal cut at 2 deviations; a shorter `axis` is a bitwise prefix of a longer."""
 
     def init(key, shape, dtype):
         leading = jnp.moveaxis(jnp.empty(shape), axis, 0).shape
@@ -106,7 +106,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(var + eps) * scale + bias (Ba et al. 2016, arXiv 1607.06450)."""
+    """(x - mean) / sqrt(var + eps) * scale + bias (Ba et al., arXiv 1607.06450)."""
 
     eps: float = 1e-5
 

@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
-from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: E402
 
 from lm.intervals import Interval  # noqa: E402
 
@@ -80,8 +80,8 @@ def render(figure) -> tuple[bytes, bytes]:
 def curves(by_arm: dict[str, list[Curve]], style, xlabel, ylabel, log_x=False):
     """Every seed thin, the mean over seeds thick, named at its end; None without data.
 
-    The mean is drawn where all seeds have a point. Early values far above the rest are
-    cut off, so that the end of training can be read.
+    The mean is drawn where all seeds have a point. On a linear axis early values far
+    above the rest are cut off, so that the end of training can be read.
     """
     by_arm = {arm: seeds for arm, seeds in by_arm.items() if seeds}
     if not by_arm:
@@ -97,9 +97,10 @@ def curves(by_arm: dict[str, list[Curve]], style, xlabel, ylabel, log_x=False):
                 x, y = seeds[0]
             axes.plot(x, y, **style[arm]._asdict(), lw=2.2, ms=5, markevery=_marks(x))
             ends.append((x[-1], y[-1], arm))
-        _limits(axes, [seed.y for seeds in by_arm.values() for seed in seeds])
         if log_x:
-            axes.set_xscale("log")
+            axes.set_xscale("log", base=2)
+        else:
+            _limits(axes, [seed.y for seeds in by_arm.values() for seed in seeds])
         _finish(axes, xlabel, ylabel)
         _name_ends(axes, ends, style)
     return figure
@@ -173,6 +174,7 @@ def costs(by_quantity: dict[str, dict[str, float]], style):
             axes.set_title(name, fontsize=10.5, loc="left")
             axes.invert_yaxis()
             axes.set_xticks([])
+            axes.grid(visible=False)
             axes.set_xlim(0, max(values) * 1.16 or 1)
             axes.spines["bottom"].set_visible(False)
     return figure
@@ -223,6 +225,8 @@ def _finish(axes, xlabel, ylabel) -> None:
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
     if axes.get_xscale() == "log":
+        axes.xaxis.set_major_locator(LogLocator(base=2, numticks=7))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.xaxis.set_minor_locator(NullLocator())
 
 

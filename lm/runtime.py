@@ -1,4 +1,4 @@
-"""The machine a run is on: compilation cache, and the record that goes into a result."""
+"""The machine a run is on: compilation cache, and the record in a result."""
 
 import os
 import platform

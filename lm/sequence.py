@@ -1,4 +1,4 @@
-"""What a mixer is told about a row besides its values: documents, positions, resets, padding."""
+"""What a mixer is told about a row besides its values: documents, resets, padding."""
 
 from typing import Any, NamedTuple
 
@@ -51,6 +51,6 @@ def from_segments(segment_ids_BxT, positions_BxT=None, reset_BxT=None) -> Sequen
 
 
 def full(batch: int, length: int, start: int = 0) -> Sequence:
-    """`length` valid tokens of one document; `start` > 0 goes on from an earlier call."""
+    """`length` valid tokens of one document; `start` > 0 goes on from a call before."""
     positions_BxT = np.broadcast_to(np.arange(start, start + length), (batch, length))
     return from_segments(np.ones((batch, length)), positions_BxT, positions_BxT == 0)

@@ -21,6 +21,7 @@ half a minute, and an exception alone can be swallowed inside a garbage collecti
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -47,7 +48,6 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._seconds = 0.0
         self._depth = 0
         self._previous: dict = {}
 
@@ -57,11 +57,17 @@ class Interrupts:
         self._previous = {s: signal.getsignal(s) for s in SIGNALS}
         Interrupts.active = self
         self.install()
+        bell, self._pipe = os.pipe()
+        os.set_blocking(self._pipe, False)
+        self._wakeup = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
+        threading.Thread(target=watch, args=(bell,), daemon=True).start()
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
         if kind is not None and issubclass(kind, Preempted):
             leave(EXIT_PREEMPTED)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._pipe)
         for number, handler in self._previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
         Interrupts.active = None
@@ -73,10 +79,8 @@ class Interrupts:
 
     def _handle(self, number: int, frame) -> None:
         if self.signal is not None:
-            if time.monotonic() - self._seconds > REPEAT_SECONDS:
-                os._exit(EXIT_PREEMPTED)
             return
-        self.signal, self._seconds = number, time.monotonic()
+        self.signal = number
         name = signal.Signals(number).name
         # print() is not reentrant: a handler may interrupt another print.
         os.write(2, f"{name}: saving and leaving; again: leave at once\n".encode())
@@ -103,6 +107,22 @@ class Interrupts:
             self._depth -= 1
         if before is None and not self._depth:
             self.check()
+
+
+def watch(bell: int) -> None:
+    """Exit at once on a signal more than REPEAT_SECONDS after the first one.
+
+    A thread, told by the system at the moment of a signal: the main thread may be deep
+    in a library for seconds, or for ever, before its handler runs.
+    """
+    first = None
+    while numbers := os.read(bell, 64):
+        if set(numbers) & set(SIGNALS):
+            now = time.monotonic()
+            first = now if first is None else first
+            if now - first > REPEAT_SECONDS:
+                os._exit(EXIT_PREEMPTED)
+    os.close(bell)
 
 
 def shield():

@@ -49,12 +49,16 @@ class Verdict:
     p_adjusted: float | None = None
 
     @property
+    def numbers(self) -> str:
+        """The finding and its p-values."""
+        if self.p is None:
+            return self.finding
+        return f"{self.finding}; p = {self.p:.2g}, adjusted {self.p_adjusted:.2g}"
+
+    @property
     def sentence(self) -> str:
         """The verdict with its numbers."""
-        text = f"{self.verdict.capitalize()}: {self.finding}"
-        if self.p is not None:
-            text += f"; p = {self.p:.2g}, adjusted {self.p_adjusted:.2g}"
-        return f"{text}."
+        return f"{self.verdict.capitalize()}: {self.numbers}."
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,11 @@ def _tested(what: str, values: list[float], boundary, holds, stated: str) -> Ver
     """t test of the mean of `values` against `boundary(mean)`, the nearest boundary."""
     mean, low, high, n = mean_interval(values)
     if low is None:
-        points = ", ".join(f"{value:+.4g}" for value in values)
+        points = ", ".join(f"{value:+.3g}" for value in values)
         finding = f"{what}: points {points}; no interval below n = {SEEDS_FOR_INTERVAL}"
         return Verdict(finding, estimate=mean, n=n)
     finding = (
-        f"{what} is {mean:+.4g} (95 % interval {low:+.4g} to {high:+.4g}, n = {n}), "
+        f"{what} is {mean:+.3g} (95 % interval {low:+.3g} to {high:+.3g}, n = {n}), "
         f"stated: {stated}"
     )
     p = two_sided_p(values, boundary(mean))

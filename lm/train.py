@@ -229,7 +229,9 @@ def _run(config, workdir: Path, interrupts: Interrupts) -> dict:
         checkpoints.ensure(at, state, meta)
         evaluations = {
             "validation": {
-                "window": evaluate.window(model, state.params, corpus, "validation", config)
+                "window": evaluate.window(
+                    model, state.params, corpus, "validation", config
+                )
             },
             "test": {
                 "window": evaluate.window(model, state.params, corpus, "test", config),
@@ -299,7 +301,9 @@ class Clock:
         seconds = max(self.seconds(at), 1e-9)
         rate = (at - self._first) * self._tokens / seconds
         left = (self._steps - at) * self._tokens / max(rate, 1e-9)
-        what = f"loss {loss:.4f} nats" if bits is None else f"valid {bits:.4f} bits/byte"
+        what = (
+            f"loss {loss:.4f} nats" if bits is None else f"valid {bits:.4f} bits/byte"
+        )
         line = (
             f"step {at}/{self._steps}  {what}  {rate:,.0f} tokens/s  "
             f"{int(left) // 60}:{int(left) % 60:02d} left"
@@ -308,7 +312,10 @@ class Clock:
         if terminal:
             last = at == self._steps or bits is not None
             print(f"\r{line:<79}", end="\n" if last else "", flush=True)
-        elif bits is not None or at * 10 // self._steps != self._shown * 10 // self._steps:
+        elif (
+            bits is not None
+            or at * 10 // self._steps != self._shown * 10 // self._steps
+        ):
             print(line, flush=True)
             self._shown = at
 
@@ -382,5 +389,3 @@ def _sample(model, params, corpus, config, workdir: Path, at: int) -> None:
     path = workdir / "samples" / f"{at}.txt"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-
-

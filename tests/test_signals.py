@@ -102,7 +102,7 @@ def test_importing_it_imports_no_jax():
 
 LOOP = '''
 import sys; sys.path[:0] = [ROOT]
-import time
+import hashlib, time
 from pathlib import Path
 from lm.signals import Interrupts, Preempted
 phase = sys.argv[2]
@@ -158,7 +158,9 @@ with Interrupts() as interrupts:
                 time.sleep(60)  # a parent that was held up strikes here instead
         print("finished", flush=True)
     except Preempted as error:
-        at("leaving")
+        print("leaving", flush=True)
+        if phase == "leaving":  # deaf: the main thread runs no handler for a minute
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)
         checkpoints.ensure(step, state, {"phase": phase, "signal": str(error)})
         checkpoints.close()
         print("saved", flush=True)
@@ -187,7 +189,7 @@ class Loop:
     def kill(self, *numbers):
         for number in numbers:
             self.process.send_signal(number)
-            time.sleep(0.05)  # or the system merges two of a kind
+            time.sleep(0.2)  # jax looks every 0.1 s; two of a kind merge before that
         return self
 
     def left(self):

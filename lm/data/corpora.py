@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from lm.errors import ConfigError
+
 INVALID_UTF8 = ("replace", "error", "keep")
 POLICY_COUNTS = (
     "invalid_utf8_documents",  # holding bytes that are not UTF-8
@@ -89,7 +91,7 @@ def kjv(data) -> Source:
 def text(data) -> Source:
     """Local files, `data.path`; a document is a file, line or paragraph of one."""
     if data.document not in UNITS:
-        raise ValueError(
+        raise ConfigError(
             f"data.document={data.document!r} is unknown; use one of {', '.join(UNITS)}"
         )
     files = _files(data.path)
@@ -122,16 +124,16 @@ def text(data) -> Source:
 
 
 def _files(path: str | None) -> list[str]:
-    """Files that `path` (a file or a glob) names, sorted; ValueError if none."""
+    """Files that `path` (a file or a glob) names, sorted; ConfigError if none."""
     if not path:
-        raise ValueError(
+        raise ConfigError(
             "data.path is empty and data.corpus='text' needs it; give a file or a glob"
         )
     path = str(Path(path).expanduser())
     found = [path] if Path(path).exists() else glob.glob(path, recursive=True)
     files = sorted(name for name in found if Path(name).is_file())
     if not files:
-        raise ValueError(
+        raise ConfigError(
             f"data.path={path!r} matches no file; give a file or a glob such as "
             f"{str(Path(path) / '*.txt') if Path(path).is_dir() else 'texts/*.txt'!r}"
         )
@@ -142,7 +144,7 @@ def _open(path: str) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise ValueError(
+        raise ConfigError(
             f"data.path: {path!r} cannot be read ({error.strerror}); make it readable "
             "or narrow the glob"
         ) from error
@@ -189,7 +191,7 @@ def clean(document: Document, invalid_utf8: str, counts: dict) -> bytes:
         text.decode()
     except UnicodeDecodeError as error:
         if invalid_utf8 == "error":
-            raise ValueError(
+            raise ConfigError(
                 f"data.path: {document.file!r} is not UTF-8 at byte "
                 f"{offset + error.start}; mend it, or set data.invalid_utf8 to "
                 "'replace' or 'keep'"

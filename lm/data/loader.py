@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm.data.tokens import Corpus
+from lm.errors import ConfigError
 from lm.sequence import Sequence
 
 
@@ -37,7 +38,7 @@ class TrainBatches:
         self._context = context
         self.windows = (len(self._tokens) - 1) // context
         if self.windows < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"context={context} needs {context + 1} training tokens and there are "
                 f"{len(self._tokens)}: lower data.context or give a larger file"
             )

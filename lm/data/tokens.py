@@ -12,6 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from lm.data.corpora import CORPORA, INVALID_UTF8, POLICY_COUNTS, Source, clean
+from lm.errors import ConfigError
 
 FORMAT = 1  # raise it when the same source would give other tokens or documents
 SPLITS = ("train", "validation", "test")
@@ -39,7 +40,7 @@ TOKENIZERS = {"bytes": Bytes}
 def prepare(data) -> "Corpus":
     """The corpus that `config.data` names, its token file made first if it is missing.
 
-    Several processes may call this at once. ValueError, naming the key, for a source
+    Several processes may call this at once. ConfigError, naming the key, for a source
     that cannot be read, that holds no text or that is too small for its splits.
     """
     _check(data)
@@ -105,12 +106,12 @@ class Corpus:
 
     def _split(self, split: str) -> list[int]:
         if split not in self._bounds:
-            raise ValueError(f"split {split!r} is unknown; use one of {SPLITS}")
+            raise ConfigError(f"split {split!r} is unknown; use one of {SPLITS}")
         return self._bounds[split]
 
 
 def _check(data) -> None:
-    """ValueError for a value of `data` that no corpus can mean."""
+    """ConfigError for a value of `data` that no corpus can mean."""
     for key, known in (
         ("corpus", CORPORA),
         ("tokenizer", TOKENIZERS),
@@ -118,30 +119,30 @@ def _check(data) -> None:
     ):
         value = getattr(data, key)
         if value not in known:
-            raise ValueError(
+            raise ConfigError(
                 f"data.{key}={value!r} is unknown; use one of {', '.join(known)}"
             )
     for key in ("max_document", "train_bytes", "eval_bytes"):
         if getattr(data, key) is not None and getattr(data, key) < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"data.{key}={getattr(data, key)} must be at least 1, or None"
             )
     split = tuple(data.split)
     if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
-        raise ValueError(
+        raise ConfigError(
             f"data.split={split} must be three positive fractions (train, validation, "
             "test) whose sum is 1"
         )
 
 
 def _cache(path: str | None) -> Path:
-    """The folder of token files, made if missing; ValueError if it cannot be."""
+    """The folder of token files, made if missing; ConfigError if it cannot be."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(path or Path(base) / "lm").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
+        raise ConfigError(
             f"data.cache: {str(folder)!r} cannot be made ({error.strerror}); give a "
             "folder that can be written"
         ) from error
@@ -168,7 +169,7 @@ def _make(folder: Path, data, source: Source, tokenizer, key: str) -> None:
         new.mkdir()
         manifest = _write(new, data, source, tokenizer)
         if CORPORA[data.corpus](data).sha256 != source.sha256:
-            raise ValueError(
+            raise ConfigError(
                 f"data.path={data.path!r} changed while it was read; rerun"
             )
         manifest["key"] = key
@@ -198,7 +199,7 @@ def _write(folder: Path, data, source: Source, tokenizer) -> dict:
             file.write(ids.astype(dtype).tobytes())
             total += len(ids)
     if not total:
-        raise ValueError(
+        raise ConfigError(
             f"data.path={data.path!r} holds no text ({sum(source.parts)} bytes); give "
             "another file"
         )
@@ -216,7 +217,7 @@ def _write(folder: Path, data, source: Source, tokenizer) -> dict:
 
 
 def _bounds(tokens_N, bytes_per_token_V, data) -> dict[str, list[int]]:
-    """{split: [start, stop]} after the caps; ValueError if one holds no window."""
+    """{split: [start, stop]} after the caps; ConfigError if one holds no window."""
     edges = np.round(len(tokens_N) * np.cumsum([0.0, *data.split])).astype(int)
     bounds = {}
     for i, split in enumerate(SPLITS):
@@ -228,7 +229,7 @@ def _bounds(tokens_N, bytes_per_token_V, data) -> dict[str, list[int]]:
             sizes = bytes_per_token_V[tokens_N[start : min(stop, start + cap)]]
             stop = start + int(np.searchsorted(np.cumsum(sizes), cap, side="right"))
         if stop - start < data.context + 1:
-            raise ValueError(
+            raise ConfigError(
                 f"the {split} split has {stop - start} tokens of the corpus's "
                 f"{len(tokens_N)}, and data.context={data.context} needs at least "
                 f"{data.context + 1}: lower data.context, change data.split="

@@ -10,8 +10,8 @@ from lm.sequence import Sequence
 class Mixer(nn.Module):
     """y_t depends on x_<=t since the last reset, and on the incoming state.
 
-    Any T >= 1: training, prefill, a chunk and one decoding step are one call. A subclass
-    adds its own keys as dataclass fields; they are the keys of config.model.mixers.
+    Any T >= 1: training, prefill, a chunk and one decoding step are one call. The
+    fields that a subclass adds are its keys in config.model.mixers.
 
     Attributes:
       width: D, of the input and of the output.
@@ -29,7 +29,7 @@ class Mixer(nn.Module):
     parameter_groups: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
-        """-> (y_BxTxD, state, carry); `carry` keeps its structure through all layers."""
+        """-> (y_BxTxD, state, carry); `carry` has one structure through all layers."""
         raise NotImplementedError
 
     def initial_state(self, batch: int, capacity: int):

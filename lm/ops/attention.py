@@ -19,7 +19,7 @@ def rope(x_BxTxHxK, positions_BxT, theta: float):
 
 
 def empty_cache(batch: int, slots: int, kv_heads: int, key: int, dtype):
-    """A cache of `slots` past tokens: keys, values, their document and running index."""
+    """A cache of `slots` past tokens: keys, values, document and running index."""
     buffer = jnp.zeros((batch, slots, kv_heads, key), dtype)
     return {
         "key": buffer,
@@ -32,7 +32,7 @@ def empty_cache(batch: int, slots: int, kv_heads: int, key: int, dtype):
 
 
 def place(cache, seq: Sequence):
-    """Running document [B, T] (-1: padding) and index [B, T] of the tokens of a call."""
+    """Running document [B, T] (-1: padding) and index [B, T] of this call's tokens."""
     document_BxT = cache["documents"][:, None] + jnp.cumsum(seq.reset, 1)
     index_BxT = cache["count"][:, None] + jnp.cumsum(seq.valid, 1) - 1
     return jnp.where(seq.valid, document_BxT, -1), index_BxT

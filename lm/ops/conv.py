@@ -7,9 +7,9 @@ from lm.sequence import Sequence
 
 
 def short(x_BxTxD, kernel_WxD, buffer_BxWxD, seq: Sequence):
-    """y_t = sum_i kernel[W - 1 - i] x_{t-i}, over the W last valid tokens of a document.
+    """y_t = sum_i kernel[W - 1 - i] x_{t-i} over the last W valid tokens of a document.
 
-    The valid tokens of a row are contiguous: padding is on the left, the right, or both.
+    The valid tokens of a row are contiguous: padding is on the left, right, or both.
 
     Args:
       kernel_WxD: the last row weighs the current token.

@@ -56,5 +56,5 @@ FORMS = {"cpu": sequential, "tpu": sequential}
 
 
 def scan(a_BxTxD, x_BxTxD, h_BxD):
-    """All states h_BxTxD of h_t = a_t h_{t-1} + x_t from the state h_BxD before t = 0."""
+    """All states h_BxTxD of h_t = a_t h_{t-1} + x_t; h_BxD is the one before them."""
     return FORMS.get(jax.default_backend(), associative)(a_BxTxD, x_BxTxD, h_BxD)

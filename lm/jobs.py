@@ -1,0 +1,67 @@
+"""What a worker of a comparison does; the only part of it that imports jax."""
+
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from lm import config as configs
+from lm import count, model, optim, runtime, sharding, train
+from lm.data import TrainBatches, prepare
+
+
+def fit(config_json: str, quantity: str, target: float, by: str, vocab_size: int):
+    """(value of `by`, achieved) that brings an arm to the target."""
+    nested = json.loads(config_json)
+    section, _, leaf = by.rpartition(".")
+
+    def build(value: int):
+        place = nested
+        for name in section.split("."):
+            place = place[name]
+        place[leaf] = value
+        return model.build(configs.from_json(json.dumps(nested)), vocab_size)
+
+    context = nested["data"]["context"]
+    return count.fit(build, by, count.quantity(quantity, context), target)
+
+
+def run(config_json: str, workdir: str) -> dict:
+    """Trains one run; its status and headline figure."""
+    result = train.run(configs.from_json(config_json), Path(workdir))
+    test = result.get("test", {}).get("window", {})
+    return {
+        "status": result["status"],
+        "diverged_at": result["diverged_at"],
+        "bits_per_byte": test.get("bits_per_byte"),
+        "validation": result.get("validation", {})
+        .get("window", {})
+        .get("bits_per_byte"),
+    }
+
+
+def speed(config_json: str, steps: int) -> dict:
+    """Median seconds of a training step alone on the machine, and tokens per second."""
+    config = configs.from_json(config_json)
+    runtime.keep_compiled()
+    corpus = prepare(config.data)
+    rows = config.train.batch_tokens // config.data.context
+    batches = TrainBatches(corpus, config.data.context, rows, config.seed)
+    program = train.program(config, corpus.vocab_size)
+    durations = configs.durations(config, batches.steps_per_epoch)
+    hyper = optim.hyper(config, durations.steps, durations.warmup)
+    state, seconds = program.init(jnp.int32(config.seed)), []
+    for step in range(steps + 2):
+        begin = time.perf_counter()
+        batch = sharding.put(program.mesh, batches(step))
+        state, metrics = program.train_step(state, batch, hyper)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - begin)
+    median = sorted(seconds[2:])[steps // 2]
+    return {
+        "step_seconds": median,
+        "tokens_per_second": config.train.batch_tokens / median,
+        "steps": durations.steps,
+    }

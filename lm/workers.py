@@ -1,0 +1,188 @@
+"""Worker processes of a comparison: spawned, pinned, one run at a time each.
+
+The parent never starts a JAX backend. On CPUs there is one worker a core, pinned before
+jax is imported (XLA's own thread flags have no effect); on GPUs one a device, which
+sees that device alone; on a TPU one, runs in sequence. Imports no jax.
+"""
+
+import ctypes
+import glob
+import importlib.util
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm.signals import EXIT_PREEMPTED, leave
+
+PR_SET_PDEATHSIG = 1
+GRACE_SECONDS = 60.0  # what workers get to save in once a signal has come
+
+
+class Task(NamedTuple):
+    """Work for a worker: `function` of lm.jobs, by name, called with `arguments`.
+
+    group: tasks of one group share compiled programs, so a worker stays with a group.
+    """
+
+    id: str
+    function: str
+    arguments: tuple
+    group: str = ""
+
+
+class Outcome(NamedTuple):
+    """status: "done", "failed" or "preempted"; value: what the function returned."""
+
+    task: Task
+    status: str
+    value: Any
+    reason: str
+
+
+class Slot(NamedTuple):
+    """Where a worker runs: its CPUs and its environment."""
+
+    cpus: frozenset[int]
+    environment: dict[str, str]
+
+
+def slots(count: int | None = None) -> list[Slot]:
+    """One slot a device or core, at most `count`."""
+    cpus = sorted(os.sched_getaffinity(0))
+    gpus = glob.glob("/dev/nvidia[0-9]*") if _has_plugin("cuda") else []
+    if _has_plugin("tpu") or importlib.util.find_spec("libtpu"):
+        return [Slot(frozenset(cpus), {})]
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(i) for i in range(len(gpus))]
+        names = names[:count]
+        share = max(len(cpus) // len(names), 1)
+        return [
+            Slot(
+                frozenset(cpus[i * share : (i + 1) * share] or cpus),
+                {"CUDA_VISIBLE_DEVICES": name},
+            )
+            for i, name in enumerate(names)
+        ]
+    count = count or len(cpus)
+    return [Slot(frozenset([cpus[i % len(cpus)]]), {}) for i in range(count)]
+
+
+def _has_plugin(kind: str) -> bool:
+    return any(
+        importlib.util.find_spec(f"jax_{kind}{version}_plugin")
+        for version in ("", "12", "13")
+    )
+
+
+def run(tasks: Sequence[Task], places: Sequence[Slot], log: Path) -> Iterator[Outcome]:
+    """Outcomes of all tasks as they end; a worker that dies costs its task alone.
+
+    Args:
+      log: folder of the workers' output.
+
+    Raises:
+      Preempted, from a signal: the workers have saved and left by then.
+    """
+    waiting, workers = list(tasks), []
+    log.mkdir(parents=True, exist_ok=True)
+    try:
+        for number, slot in enumerate(places[: len(waiting)]):
+            workers.append(_Worker(number, slot, log))
+        while waiting or any(w.task for w in workers):
+            for worker in workers:
+                if worker.task is None and waiting:
+                    worker.give(_next(waiting, worker.group, workers))
+            ready = wait([w.pipe for w in workers if w.task])
+            for worker in workers:
+                if worker.pipe in ready:
+                    yield worker.outcome()
+    finally:
+        if sys.exc_info()[0] is not None:
+            for worker in workers:
+                worker.process.terminate()  # a run saves itself and leaves
+        for worker in workers:
+            worker.stop()
+
+
+def _next(waiting: list[Task], group: str, workers) -> Task:
+    """A task of the worker's own group, else of the group that no one is at work on."""
+    others = {w.group for w in workers if w.task}
+    order = lambda task: (task.group != group, task.group in others)
+    task = min(waiting, key=order)
+    waiting.remove(task)
+    return task
+
+
+class _Worker:
+    def __init__(self, number: int, slot: Slot, log: Path):
+        self.slot, self.log = slot, log / f"worker-{number}.log"
+        self.task: Task | None = None
+        self.group = ""
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(theirs, self.slot, str(self.log)), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def give(self, task: Task) -> None:
+        self.task, self.group = task, task.group
+        self.pipe.send(task)
+
+    def outcome(self) -> Outcome:
+        task, self.task = self.task, None
+        try:
+            return Outcome(task, *self.pipe.recv())
+        except EOFError:
+            self.process.join()
+            code = self.process.exitcode
+        self._start()
+        if code == EXIT_PREEMPTED:
+            return Outcome(task, "preempted", None, "a signal stopped its worker")
+        killed = (
+            f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+        )
+        return Outcome(task, "failed", None, f"worker {killed}; see {self.log}")
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.join(GRACE_SECONDS)
+        if self.process.is_alive():
+            self.process.kill()
+
+
+def _serve(pipe, slot: Slot, log: str) -> None:
+    """A worker's life: before jax is imported, its session, CPUs, environment, output."""
+    os.setsid()  # Ctrl-C goes to the parent alone, which passes it on once
+    if sys.platform == "linux":
+        # A killed parent's workers save and leave rather than go on unseen.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.sched_setaffinity(0, slot.cpus)
+    os.environ.update(slot.environment)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            leave(0)
+        print(f"== {task.id}", flush=True)
+        try:
+            from lm import jobs
+
+            pipe.send(("done", getattr(jobs, task.function)(*task.arguments), ""))
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send(("failed", None, f"{type(error).__name__}: {error}"))

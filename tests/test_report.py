@@ -1,0 +1,324 @@
+"""The report says what the files say, and what is missing; text is escaped."""
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from lm import plots, report
+from lm.intervals import mean_interval
+from lm.results import read_comparison, read_rows
+from lm.stats import Claim, beats, equal, lower
+from tests.comparison import ARMS, YARDSTICKS, make, write_json, write_lines
+
+CLAIMS = (
+    Claim("The LSTM is below attention", lower("lstm", "attention"), "2.1 against 2.3"),
+    Claim("They are equal", equal("lstm", "attention", margin=0.02)),
+    Claim("Attention beats the 6-gram", beats("attention", "6-gram")),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished comparison with its report; not to be changed."""
+    folder = make(tmp_path_factory.mktemp("whole"))
+    report.write(folder, CLAIMS)
+    return folder
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def text_of(folder):
+    return (folder / "report.md").read_text().replace("\\", "").replace("\u00a0", " ")
+
+
+def result_of(folder, arm, seed):
+    path = folder / f"runs/params/{arm}/lr6e-3-seed{seed}/result.json"
+    return path, json.loads(path.read_text())
+
+
+def edit(folder, arm, seed, change):
+    """Write one run's result.json anew after `change(result)`."""
+    path, result = result_of(folder, arm, seed)
+    change(result)
+    write_json(path, result)
+
+
+def row_of(text, arm):
+    """Cells of the first table row of an arm."""
+    line = next(x for x in text.splitlines() if x.startswith(f"| {arm} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_rows_drop_a_torn_line_and_keep_the_last_of_each_step(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [
+        {"kind": "train", "step": 2, "loss": 1.0},
+        {"kind": "train", "step": 1, "loss": 2.0},
+        {"kind": "validation", "step": 2, "loss": 3.0},
+        {"kind": "train", "step": 2, "loss": 4.0},
+    ]
+    write_lines(path, rows)
+    with open(path, "a") as file:
+        file.write('{"kind": "train", "step": 3, "lo')
+    assert [row["loss"] for row in read_rows(path)] == [2.0, 4.0, 3.0]
+    write_lines(path, rows)
+    path.write_text("{broken\n" + path.read_text())
+    with pytest.raises(ValueError, match="line 1"):
+        read_rows(path)
+
+
+def test_table_shows_mean_and_interval_of_the_seeds(whole):
+    text = text_of(whole)
+    for arm in ARMS:
+        for cell, protocol in ((1, "window"), (3, "stream")):
+            bits = [
+                result_of(whole, arm, seed)[1]["test"][protocol]["bits_per_byte"]
+                for seed in (0, 1, 2)
+            ]
+            mean, low, high, _ = mean_interval(bits)
+            assert row_of(text, arm)[cell] == f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+def test_report_says_which_arms_miss_a_yardstick(whole):
+    text = text_of(whole)
+    assert "6-gram (2.470 bits per byte): not beaten by attention; beaten by" in text
+    assert "unigram (4.100 bits per byte): beaten by attention, lstm," in text
+    assert row_of(text, "attention")[4:8] == ["yes", "no", "no", "no"]
+    assert row_of(text, "lstm")[4:8] == ["yes", "yes", "no", "no"]
+
+
+def test_yardstick_inside_the_interval_is_unclear(folder):
+    bits = [result_of(folder, "lstm", s)[1]["test"]["window"] for s in (0, 1, 2)]
+    middle = float(np.mean([b["bits_per_byte"] for b in bits])) + 1e-4
+    yardsticks = {"bits_per_byte": YARDSTICKS | {"6-gram": middle}}
+    write_json(folder / "yardsticks.json", yardsticks)
+    report.write(folder)
+    assert "unclear for lstm" in text_of(folder)
+
+
+def test_answer_gives_each_verdict_with_its_numbers_and_the_papers(whole):
+    verdicts = json.loads((whole / "verdicts.json").read_text())
+    words = [claim["verdict"] for claim in verdicts["claims"]]
+    assert words == ["reproduced", "not reproduced", "not reproduced"]
+    assert verdicts["experiment_hash"] == "0123456789abcdef"
+    page, text = (whole / "report.html").read_text(), text_of(whole)
+    for claim in verdicts["claims"]:
+        assert f"{claim['verdict'].upper()}** {claim['claim']}" in text
+        assert f"{claim['estimate']:+.3g}" in text
+        assert f"adjusted {claim['p_adjusted']:.2g}" in page
+    assert "Paper: 2.1 against 2.3." in text
+
+
+def test_csv_has_a_row_for_each_run_with_its_own_figures(whole):
+    with open(whole / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    for row in rows:
+        _, result = result_of(whole, row["arm"], row["seed"])
+        assert int(row["params"]) == result["count"]["params"]
+        window = result["test"]["window"]["bits_per_byte"]
+        assert float(row["test_window_bits_per_byte"]) == window
+        assert (row["status"], row["edge"], row["lr"]) == ("done", "False", "0.006")
+
+
+class Page(HTMLParser):
+    """Tags left open, addresses, and names of tags of a page."""
+
+    void = {"meta", "img", "br"}
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.addresses, self.tags = [], [], set()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.addresses += [v for k, v in attrs if k in ("src", "href")]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_needs_no_other_file_and_is_well_formed(whole):
+    source = (whole / "report.html").read_text()
+    page = Page(source)
+    assert page.open == []
+    assert not page.tags & {"script", "link", "iframe"}
+    assert len(page.addresses) == 6
+    assert all(a.startswith("data:image/svg+xml;base64,") for a in page.addresses)
+    assert "url(" not in source and "@import" not in source
+
+
+def test_pictures_of_the_markdown_exist(whole):
+    pictures = re.findall(r"\]\((figures/.*?)\)", text_of(whole))
+    assert len(pictures) == 6
+    for picture in pictures:
+        assert (whole / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_samples_are_escaped_and_the_last_is_shown(whole):
+    page, text = (whole / "report.html").read_text(), (whole / "report.md").read_text()
+    assert "&lt;b&gt;was&lt;/b&gt; the | king &amp; the ```house```" in page
+    assert "<b>" not in page and "\x00" not in page and "\x1b" not in page
+    assert "early" not in page
+    assert "\n````text\nattention: In the" in text  # a fence longer than the text's own
+
+
+def test_hostile_names_cannot_break_out(folder):
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["question"] = "<script>alert(1)</script> a|b"
+    write_json(folder / "plan.json", plan)
+    report.write(folder)
+    assert "<script" not in (folder / "report.html").read_text()
+    assert "<script" not in (folder / "report.md").read_text()
+
+
+def test_missing_and_diverged_runs_are_stated_and_take_the_mean(folder):
+    path, _ = result_of(folder, "lstm", 2)
+    path.unlink()
+    row = {"run": "params/lstm/lr6e-3-seed2", "status": "failed", "reason": "no memory"}
+    with open(folder / "ledger.jsonl", "a") as file:
+        file.write(json.dumps(row) + '\n{"torn')
+    edit(folder, "attention", 0, lambda r: r.update(status="diverged", diverged_at=77))
+    report.write(folder, CLAIMS)
+    text = text_of(folder)
+    assert "10 of 12 runs are finished" in text
+    assert "params/lstm/lr6e-3-seed2: failed: no memory." in text
+    assert "params/attention/lr6e-3-seed0: diverged at step 77." in text
+    assert row_of(text, "lstm")[1].startswith("– (points 2.")
+    verdicts = json.loads((folder / "verdicts.json").read_text())["claims"]
+    assert {v["verdict"] for v in verdicts} == {"inconclusive"}
+    assert "no figure yet for attention, lstm" in text
+    with open(folder / "table.csv", newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert rows["params/lstm/lr6e-3-seed2"]["status"] == "missing"
+    assert rows["params/attention/lr6e-3-seed0"]["reason"] == "diverged at step 77"
+
+
+def test_report_of_a_comparison_that_only_has_a_plan(folder):
+    shutil.rmtree(folder / "runs")
+    (folder / "ledger.jsonl").unlink()
+    (folder / "yardsticks.json").unlink()
+    report.write(folder, CLAIMS)
+    text = text_of(folder)
+    assert "0 of 12 runs are finished" in text
+    assert "The yardsticks are not measured yet" in text
+    verdicts = json.loads((folder / "verdicts.json").read_text())["claims"]
+    assert [v["verdict"] for v in verdicts] == ["inconclusive"] * 3
+
+
+def test_runs_without_yardsticks_leave_their_claims_open(folder):
+    (folder / "yardsticks.json").unlink()
+    report.write(folder, CLAIMS)
+    claim = json.loads((folder / "verdicts.json").read_text())["claims"][2]
+    assert claim["verdict"] == "inconclusive"
+    assert "yardsticks are not measured" in claim["sentence"]
+
+
+def test_edge_is_flagged_in_table_warning_and_verdict(folder):
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["best"]["params"]["lstm"]["edge"] = True
+    write_json(folder / "plan.json", plan)
+    report.write(folder, CLAIMS)
+    text = text_of(folder)
+    assert row_of(text, "lstm")[-1] == "0.006 (edge)"
+    assert "the best learning rate of lstm lies on the edge" in text
+    verdicts = json.loads((folder / "verdicts.json").read_text())["claims"]
+    assert [v["verdict"] for v in verdicts][:2] == ["withheld", "withheld"]
+
+
+def test_two_seeds_are_shown_as_points(tmp_path):
+    folder = make(tmp_path, seeds=(0, 1))
+    report.write(folder, CLAIMS)
+    text = text_of(folder)
+    assert re.fullmatch(r"2\.\d+ \(points 2\.\d+, 2\.\d+\)", row_of(text, "lstm")[1])
+    assert "2 seeds: points are shown, no interval" in text
+
+
+def test_each_match_has_a_section_and_claims_are_one_family(tmp_path):
+    folder = make(tmp_path, matches=("params", "width"))
+    report.write(folder, CLAIMS[:1])
+    text = text_of(folder)
+    assert "## Results at equal params" in text and "## Results at equal width" in text
+    claims = json.loads((folder / "verdicts.json").read_text())["claims"]
+    assert [claim["match"] for claim in claims] == ["params", "width"]
+    smaller = min(claims, key=lambda claim: claim["p"])
+    assert smaller["p_adjusted"] == pytest.approx(2 * smaller["p"])
+
+
+def test_key_that_differs_outside_the_axes_is_a_warning(folder):
+    assert "Arms differ outside" not in text_of(folder)
+    edit(folder, "lstm", 0, lambda r: r["config"]["optim"].update(weight_decay=0.0))
+    report.write(folder)
+    assert "Arms differ outside the axes: optim.weight_decay." in text_of(folder)
+
+
+def test_runs_on_unlike_devices_or_data_are_a_warning(folder):
+    edit(folder, "lstm", 0, lambda r: r["machine"].update(device="H100"))
+    edit(folder, "lstm", 1, lambda r: r["data"].update(fingerprint="xyz"))
+    report.write(folder)
+    assert "different devices: AMD EPYC 7B13, H100." in text_of(folder)
+    assert "different data: abc, xyz." in text_of(folder)
+
+
+def test_tuning_runs_enter_no_figure_but_the_table(folder):
+    before = text_of(folder)
+    plan = json.loads((folder / "plan.json").read_text())
+    workdir = "runs/params/lstm/lr6e-3-seed1000"
+    shutil.copytree(folder / "runs/params/lstm/lr6e-3-seed0", folder / workdir)
+    run = {"id": "t", "match": "params", "arm": "lstm", "lr": 0.006, "seed": 1000}
+    plan["runs"].append(run | {"tuning": True, "workdir": workdir})
+    write_json(folder / "plan.json", plan)
+    report.write(folder, CLAIMS)
+    assert text_of(folder) == before
+    assert "runs/params/lstm/lr6e-3-seed1000" in (folder / "table.csv").read_text()
+
+
+def test_two_runs_of_one_arm_and_seed_are_an_error(folder):
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["runs"].append(plan["runs"][0] | {"id": "again"})
+    write_json(folder / "plan.json", plan)
+    with pytest.raises(ValueError, match="attention at seed 0.*again"):
+        read_comparison(folder)
+
+
+def test_unavailable_stream_is_a_reason_not_a_failure(folder):
+    reason = {"unavailable": "no cache"}
+    for seed in (0, 1, 2):
+        edit(folder, "attention", seed, lambda r: r["test"].update(stream=reason))
+    report.write(folder)
+    assert row_of(text_of(folder), "attention")[3] == "– (unavailable: no cache)"
+
+
+def test_arms_look_the_same_whichever_are_drawn():
+    style = plots.styles(ARMS)
+    assert len(set(style.values())) == len(ARMS)
+    assert len({s.color for s in plots.styles("abcdefg").values()}) == 7
+    assert len(set(plots.styles(range(50)).values())) == 50
+
+
+def test_labels_are_moved_apart_and_keep_their_order():
+    places = plots._spread([0.50, 0.10, 0.51, 0.52], 0.1)
+    order = np.sort(places)
+    assert np.diff(order).min() > 0.099
+    assert np.argsort(places).tolist() == [1, 0, 2, 3]
+    assert plots._spread([0.1, 0.5], 0.1) == [0.1, 0.5]
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(0, "0"), (999, "999"), (130_112, "130 k"), (1.33e12, "1.33 T"), (0.5, "0.5")],
+)
+def test_si_numbers(value, text):
+    assert plots.si(value) == text

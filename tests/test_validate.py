@@ -1,0 +1,117 @@
+import re
+
+import pytest
+
+from lm import config as configs
+from lm.config import ConfigError
+
+
+def base(**changes):
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return configs.load("configs/base.py", dotted)
+
+
+CONTRADICTIONS = [
+    (dict(model__depth=0), "model.depth=0 must be at least 1"),
+    (dict(model__width=-64), "model.width=-64"),
+    (dict(model__pattern=()), "model.pattern=()"),
+    (dict(model__pattern="lstm,gru,lstm"), "model.depth=2"),
+    (dict(model__pattern="atention"), "did you mean 'attention'"),
+    (dict(model__width=66), "heads=4 does not divide model.width=66"),
+    (dict(model__width=12), "needs an even head width, and it is 3"),
+    (dict(model__mixers__attention__heads=0), "heads=0 must be at least 1"),
+    (dict(model__mixers__attention__kv_heads=3), "kv_heads=3 does not divide"),
+    (dict(model__mixers__attention__window=0), "window=0 must be at least 1"),
+    (dict(model__mixers__attention__dropout=1.0), "dropout=1.0 must be in [0, 1)"),
+    (dict(model__mixers__attention__rope_theta=0.0), "rope_theta=0.0"),
+    (dict(model__mixers__attention__position="learned"), "valid are rope, none"),
+    (
+        dict(model__pattern="rglru", model__mixers__rglru__lru_width=66),
+        "heads=4 does not divide model.mixers.rglru.lru_width=66",
+    ),
+    (dict(model__pattern="w", model__mixers__w__kind="atention"), "'attention'"),
+    (dict(model__mixers__lstm__kind="gru"), "lstm is a mixer; rename the entry"),
+    (dict(model__residual_dropout=1.0), "model.residual_dropout=1.0"),
+    (dict(model__embedding_dropout=-0.1), "model.embedding_dropout=-0.1"),
+    (dict(model__mlp="swigloo"), "did you mean 'swiglu'? valid are swiglu, gelu, none"),
+    (dict(model__norm="rms"), "valid are rmsnorm, layernorm"),
+    (dict(model__position="rope"), "valid are none, learned"),
+    (dict(model__dtype="float16"), "valid are float32, bfloat16"),
+    (dict(model__matmul_precision="low"), "valid are default, high, highest"),
+    (dict(model__remat="half"), "valid are none, full, dots"),
+    (dict(optim__schedule="cosin"), "did you mean 'cosine'"),
+    (dict(optim__lr=-1e-3), "optim.lr=-0.001 must be positive"),
+    (dict(optim__lr="nan"), "optim.lr=nan must be positive"),
+    (dict(optim__weight_decay=-0.1), "optim.weight_decay=-0.1"),
+    (dict(optim__final_lr=2.0), "optim.final_lr=2.0"),
+    (dict(optim__b2=1.0), "optim.b2=1.0"),
+    (dict(optim__clip=0.0), "optim.clip=0.0"),
+    (dict(optim__warmup="500 steps"), "'500 steps' is 500 steps, and train.duration"),
+    (dict(optim__warmup="100%"), "shorten the warm-up"),
+    (dict(train__duration="5%"), "nothing to be a percentage of"),
+    (dict(train__duration="100 tokens"), "is not one step of train.batch_tokens=2048"),
+    (dict(train__duration="0"), "train.duration='0'"),
+    (dict(train__batch_tokens=2000), "take 1920 or 2048"),
+    (dict(train__batch_tokens=100), "take 128 or 128"),
+    (dict(train__micro_tokens=64), "train.micro_tokens=64"),
+    (dict(eval__stream_chunk=256), "eval.stream_chunk=256 is above data.context=128"),
+    (dict(eval__every="0 steps"), "eval.every='0 steps' must be above 0"),
+    (dict(run__checkpoint_every="never"), "run.checkpoint_every='never'"),
+    (dict(run__log_every="1.5 steps"), "whole number of steps"),
+    (dict(run__prompt=""), "run.prompt='' must be a text that is not empty"),
+    (dict(data__corpus="bible"), "data.corpus='bible'"),
+    (dict(data__corpus="text"), "needs data.path"),
+    (dict(data__corpus="text", data__path="no/such*"), "data.path='no/such*'"),
+    (dict(data__path="a.txt"), "--config.data.corpus=text"),
+    (dict(data__tokenizer="byte"), "did you mean 'bytes'"),
+    (dict(data__document="page"), "valid are file, line, paragraph"),
+    (dict(data__invalid_utf8="drop"), "valid are replace, error, keep"),
+    (dict(data__split=(0.9, 0.1)), "three positive fractions with sum 1"),
+    (dict(data__split=(0.9, 0.1, 0.1)), "three positive fractions with sum 1"),
+    (dict(data__split=(0.9, 0.1, 0.0)), "three positive fractions with sum 1"),
+    (dict(data__max_document=0), "data.max_document=0"),
+    (dict(mesh__data=0), "mesh.data=0"),
+    (dict(mesh__fsdp=-1), "only one can take the rest"),
+    (dict(mesh__fsdp=3), "do not divide the 16 rows"),
+    (dict(seed=-1), "seed=-1"),
+]
+
+
+@pytest.mark.parametrize("changes, words", CONTRADICTIONS, ids=lambda x: str(x)[:40])
+def test_a_contradiction_is_named(changes, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        configs.resolve(base(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, (400, 20, 100, 100, 10)),
+        (dict(train__duration="400"), (400, 20, 100, 100, 10)),
+        (dict(train__duration="8M tokens"), (3906, 195, 976, 976, 10)),
+        (dict(train__duration="1.5k steps"), (1500, 75, 375, 375, 10)),
+        (dict(train__duration="1 step"), (1, 0, 1, 1, 10)),
+        (dict(train__duration="2 epochs"), (100, 5, 25, 25, 10)),
+        (dict(eval__every="1 epoch", optim__warmup="0"), (400, 0, 50, 100, 10)),
+        (dict(run__log_every="100%", eval__every="0.1%"), (400, 20, 1, 100, 400)),
+        (dict(optim__warmup="2048 tokens"), (400, 1, 100, 100, 10)),
+    ],
+)
+def test_durations_are_resolved_to_steps(changes, expected):
+    config = configs.resolve(base(**changes))
+    assert configs.durations(config, steps_per_epoch=50) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["400 stpes", "", "-5", "M tokens", "5k%", "101%", "8m tokens", "1e3", "4,0"],
+)
+def test_nonsense_is_no_duration(text):
+    with pytest.raises(ConfigError, match=f"optim.warmup='{text}' is not a duration"):
+        configs.resolve(base(optim__warmup=text))
+
+
+def test_a_warmup_in_epochs_is_checked_once_their_length_is_known():
+    config = configs.resolve(base(optim__warmup="1 epoch"))
+    with pytest.raises(ConfigError, match="shorten the warm-up"):
+        configs.durations(config, steps_per_epoch=400)
