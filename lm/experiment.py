@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from lm import config as configs
 from lm.config import ABSENT, ConfigError
+from lm.results import Table
 from lm.stats import Claim
 
 QUANTITIES = ("params", "params_non_embedding", "flops", "state_bytes", "width")
@@ -132,6 +133,14 @@ def load(path: Path) -> Experiment:
     kind = getattr(module, "KIND", "controlled")
     if kind not in KINDS:
         raise ConfigError(f"experiment {path}: KIND={kind!r}: take one of {KINDS}")
+    claims = tuple(getattr(module, "CLAIMS", ()))
+    for claim in claims:
+        for arm in claim.criterion.arms(Table(module.ARMS)):
+            if arm not in module.ARMS:
+                raise ConfigError(
+                    f"experiment {path}: the claim {claim.text!r} names an arm that "
+                    f"ARMS lacks: {arm!r}"
+                )
     return Experiment(
         path=path,
         question=module.QUESTION,
@@ -140,7 +149,7 @@ def load(path: Path) -> Experiment:
         arms=module.ARMS,
         axes=tuple(module.AXES),
         runs=module.runs,
-        claims=tuple(getattr(module, "CLAIMS", ())),
+        claims=claims,
         hash=content_hash(path),
     )
 

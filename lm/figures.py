@@ -61,7 +61,8 @@ def draw(c: Comparison, match: str, table: Table) -> list[Picture]:
         ),
         "costs": (
             plots.costs(_costs(c, match, style), style),
-            "What each arm costs; speed as measured in these runs, on this machine.",
+            "What each arm costs. Speed: "
+            + ("timed alone." if match in c.timed else "mean of runs side by side."),
         ),
     }
     (c.folder / "figures").mkdir(exist_ok=True)
@@ -116,8 +117,6 @@ def _costs(c: Comparison, match: str, arms) -> dict[str, dict[str, float]]:
         name: {arm: results[0]["count"][key] for arm, results in done.items()}
         for name, key in COSTS.items()
     }
-    values["training speed, tokens per second"] = {
-        arm: sum(r["speed"]["tokens_per_second"] for r in results) / len(results)
-        for arm, results in done.items()
-    }
+    name = "training speed, tokens per second"
+    values[name] = {arm: c.speed(match, arm) for arm in done}
     return values

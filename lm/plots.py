@@ -1,7 +1,6 @@
 """Figures of a report: an arm has one colour, marker and dash in all of them."""
 
 import io
-import math
 from typing import NamedTuple
 
 import matplotlib
@@ -12,6 +11,7 @@ import numpy as np  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: E402
 
 from lm.intervals import Interval  # noqa: E402
+from lm.labels import binary, name_ends, name_lines, si  # noqa: E402
 
 # Okabe and Ito 2008, but for its yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
@@ -54,19 +54,6 @@ def styles(arms) -> dict[str, Style]:
     }
 
 
-def si(value: float, digits: int = 3) -> str:
-    """A number with an SI prefix: 1234567 -> "1.23 M"."""
-    if value == 0:
-        return "0"
-    power = min(max(int(math.floor(math.log10(abs(value)) / 3)), 0), 6)
-    scaled = value / 1000**power
-    decimals = max(digits - 1 - int(math.floor(math.log10(abs(scaled)))), 0)
-    text = f"{scaled:.{decimals}f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return f"{text} {' kMGTPE'[power]}".rstrip()
-
-
 def render(figure) -> tuple[bytes, bytes]:
     """(PNG, SVG) of a figure, which is closed."""
     png, svg = io.BytesIO(), io.BytesIO()
@@ -102,7 +89,7 @@ def curves(by_arm: dict[str, list[Curve]], style, xlabel, ylabel, log_x=False):
         else:
             _limits(axes, [seed.y for seeds in by_arm.values() for seed in seeds])
         _finish(axes, xlabel, ylabel)
-        _name_ends(axes, ends, style)
+        name_ends(axes, ends, style)
     return figure
 
 
@@ -148,7 +135,7 @@ def final(means, seeds, yardsticks: dict[str, float], style, xlabel):
         axes.margins(x=0.08)
         for value in near.values():
             axes.axvline(value, color="#555555", lw=1.2, ls=(0, (4, 3)), zorder=1)
-        _name_lines(axes, near)
+        name_lines(axes, near)
         if far:
             listed = ", ".join(f"{name} {value:.2f}" for name, value in far.items())
             axes.set_title(f"off the scale: {listed}", fontsize=9.5, loc="left", pad=34)
@@ -194,8 +181,8 @@ def state(by_arm: dict[str, Curve], style, xlabel, ylabel):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
         _finish(axes, xlabel, ylabel)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _binary(value)))
-        _name_ends(axes, ends, style)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: binary(value)))
+        name_ends(axes, ends, style)
     return figure
 
 
@@ -234,57 +221,3 @@ def _name(mean: Interval) -> str:
     if mean.low is None:
         return f"{mean.mean:.3f} (n = {mean.n})"
     return f"{mean.mean:.3f}\n{mean.low:.3f} to {mean.high:.3f}"
-
-
-def _binary(value: float) -> str:
-    power = min(int(math.log2(value) // 10), 4) if value >= 1 else 0
-    return f"{value / 1024**power:g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
-
-
-def _spread(places: list[float], gap: float) -> list[float]:
-    """Places in order, moved apart to at least `gap`, their centre kept."""
-    order = np.argsort(places, kind="stable")
-    moved = np.asarray(places, float)
-    for _ in range(200):
-        for left, right in zip(order[:-1], order[1:], strict=True):
-            lack = gap - (moved[right] - moved[left])
-            if lack > 1e-9:
-                moved[left] -= lack / 2
-                moved[right] += lack / 2
-    return moved.tolist()
-
-
-def _name_ends(axes, ends, style) -> None:
-    """Arm names in the right margin, at the height of their lines' ends."""
-    to_fraction = axes.transData + axes.transAxes.inverted()
-    heights = [to_fraction.transform((x, y))[1] for x, y, _ in ends]
-    for (_, _, arm), height in zip(ends, _spread(heights, 0.065), strict=True):
-        axes.annotate(
-            arm,
-            (1.02, height),
-            xycoords="axes fraction",
-            color=style[arm].color,
-            va="center",
-            fontweight="bold",
-        )
-
-
-def _name_lines(axes, lines: dict[str, float]) -> None:
-    """Names of vertical lines above the axes, moved apart, tied to their lines."""
-    if not lines:
-        return
-    low, high = axes.get_xlim()
-    fractions = [(value - low) / (high - low) for value in lines.values()]
-    places = _spread(fractions, 0.17)
-    for (name, value), at, place in zip(lines.items(), fractions, places, strict=True):
-        axes.annotate(
-            f"{name} {value:.2f}",
-            (at, 1.0),
-            (place, 1.07),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            ha="center",
-            fontsize=9.5,
-            color="#444444",
-            arrowprops=dict(arrowstyle="-", color="#999999", lw=0.8),
-        )

@@ -87,7 +87,7 @@ LEGEND = (
 
 
 def _source(plan: dict) -> str:
-    paper = f"Paper: {plan['paper']}. " if plan.get("paper") else ""
+    paper = f"Paper: {plan['paper'].rstrip('.')}. " if plan.get("paper") else ""
     return (
         f"{paper}Experiment: {plan['experiment']} ({plan['experiment_hash'][:12]}), "
         f"tier {plan['tier']}, {plan['kind']} comparison."
@@ -137,16 +137,18 @@ def _warnings(c: Comparison) -> list[str]:
         found = {str(r.get(path[0], {}).get(path[1])) for r in c.results.values()}
         if len(found) > 1:
             lines.append(f"The runs used different {what}: {', '.join(sorted(found))}.")
-    if undeclared := [row[0] for row in differing(c) if row[-1] == "NO"]:
+    undeclared = [row[0] for row in differing(c) if row[-1] == "NO"]
+    if undeclared and plan["kind"] != "recipes":
         lines.append(f"Arms differ outside the axes: {', '.join(undeclared)}.")
     return lines
 
 
 def _controls(c: Comparison) -> list:
-    parts = [
-        Text(f"Arms may differ in: {', '.join(c.plan['axes'])}; in nothing else but the"
-             " key that a match fits.")
-    ]  # fmt: skip
+    axes = ", ".join(c.plan["axes"])
+    may = f"Arms may differ in {axes}, and in the key that a match fits."
+    if c.plan["kind"] == "recipes":
+        may = "A comparison of recipes: arms may differ in any key; those are listed."
+    parts = [Text(may)]
     rows = [
         [
             f"{m['quantity']}, {arm}",
@@ -170,12 +172,13 @@ def _controls(c: Comparison) -> list:
 
 def _circumstances(c: Comparison) -> list[str]:
     lines = []
-    machines = [r["machine"] for r in c.results.values() if "machine" in r]
-    for key, value in flat(machines[0]).items() if machines else ():
-        lines.append(f"{key}: {value}")
     for result in list(c.results.values())[:1]:
+        for key, value in result.get("machine", {}).items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{name} {v}" for name, v in value.items())
+            lines.append(f"{key}: {value}")
         data = flat(result.get("data", {}))
-        lines += [f"data {key}: {value}" for key, value in data.items()]
+        lines.append("data: " + ", ".join(f"{key} {v}" for key, v in data.items()))
     if "train_bytes" in c.yardsticks:
         lines.append(
             f"yardsticks: {c.yardsticks['train_bytes']:,} training bytes, the models' "
@@ -199,6 +202,7 @@ def _sample(c: Comparison, arm: str) -> list[Sample]:
 def _write_table(c: Comparison) -> None:
     """table.csv: one row per run; an empty cell where a run has no figure."""
     fixed = ["run", "match", "arm", "seed", "lr", "edge", "tuning", "status", "reason"]
+    fixed.append("timed_tokens_per_second")
     with open(c.folder / "table.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*fixed, *COLUMNS, "workdir"])
@@ -208,6 +212,8 @@ def _write_table(c: Comparison) -> None:
             status = result.get("status", "missing")
             row = [run["id"], run["match"], run["arm"], run["seed"], run["lr"], edge]
             row += [run["tuning"], status, c.reasons.get(run["id"], "")]
+            timed = c.timed.get(run["match"], {}).get(run["arm"], {})
+            row.append(timed.get("tokens_per_second", ""))
             leaves = flat(result)
             row += [leaves.get(path, "") for path in COLUMNS.values()]
             writer.writerow([*row, run["workdir"]])

@@ -87,6 +87,7 @@ class Comparison:
       results: run id -> result.json, of every run that left one.
       rows: run id -> rows of metrics.jsonl.
       yardsticks: yardsticks.json.
+      timed: speed.json: match -> arm -> figures of the arm timed alone.
     """
 
     folder: Path
@@ -96,6 +97,7 @@ class Comparison:
     results: dict[str, dict]
     rows: dict[str, list[dict]]
     yardsticks: dict
+    timed: dict
 
     def runs(self, match: str, arm: str) -> list[dict]:
         """The plan's runs of an arm that enter a verdict, by seed."""
@@ -107,6 +109,13 @@ class Comparison:
         results = self.tables[match].results[arm]
         return [result for _, result in sorted(results.items()) if type(result) is dict]
 
+    def speed(self, match: str, arm: str) -> float | None:
+        """Tokens a second of an arm: timed alone, else the mean of its runs."""
+        if timed := self.timed.get(match, {}).get(arm):
+            return timed["tokens_per_second"]
+        speeds = [r["speed"]["tokens_per_second"] for r in self.done(match, arm)]
+        return sum(speeds) / len(speeds) if speeds else None
+
     def best(self, match: str, arm: str) -> dict:
         """{"lr", "edge"} of an arm; empty while its rate is not chosen."""
         return self.plan.get("best", {}).get(match, {}).get(arm, {})
@@ -115,22 +124,19 @@ class Comparison:
 def read_comparison(folder: Path) -> Comparison:
     """Everything below a comparison's folder; plan.json must be there."""
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    ledger_path, yardsticks_path = folder / "ledger.jsonl", folder / "yardsticks.json"
+    ledger_path = folder / "ledger.jsonl"
     ledger = read_lines(ledger_path) if ledger_path.exists() else []
     attempts = {row["run"]: row for row in ledger}
     results, rows, reasons = {}, {}, {}
     for run in plan["runs"]:
         workdir, name = folder / run["workdir"], run["id"]
-        if (workdir / "result.json").exists():
-            text = (workdir / "result.json").read_text(encoding="utf-8")
-            results[name] = json.loads(text)
+        if result := _read_json(workdir / "result.json"):
+            results[name] = result
         if (workdir / "metrics.jsonl").exists():
             rows[name] = read_rows(workdir / "metrics.jsonl")
         if reason := _reason(results.get(name), attempts.get(name)):
             reasons[name] = reason
-    yardsticks = {"bits_per_byte": {}}
-    if yardsticks_path.exists():
-        yardsticks = json.loads(yardsticks_path.read_text(encoding="utf-8"))
+    yardsticks = _read_json(folder / "yardsticks.json") or {"bits_per_byte": {}}
     tables = {}
     for match in plan["matches"]:
         best = plan.get("best", {}).get(match["name"], {})
@@ -151,7 +157,13 @@ def read_comparison(folder: Path) -> Comparison:
             yardsticks["bits_per_byte"],
             frozenset(arm for arm, chosen in best.items() if chosen["edge"]),
         )
-    return Comparison(folder, plan, tables, reasons, results, rows, yardsticks)
+    timed = _read_json(folder / "speed.json")
+    return Comparison(folder, plan, tables, reasons, results, rows, yardsticks, timed)
+
+
+def _read_json(path: Path) -> dict:
+    """A JSON file's object; empty where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _final(plan: dict) -> list[dict]:

@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: run the same command again to go on
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -56,11 +56,11 @@ class Interrupts:
             raise RuntimeError("Interrupts are installed already: use one block only")
         self._previous = {s: signal.getsignal(s) for s in SIGNALS}
         Interrupts.active = self
-        self.install()
         bell, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         self._wakeup = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
         threading.Thread(target=watch, args=(bell,), daemon=True).start()
+        self.install()
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -82,8 +82,10 @@ class Interrupts:
             return
         self.signal = number
         name = signal.Signals(number).name
-        # print() is not reentrant: a handler may interrupt another print.
-        os.write(2, f"{name}: saving and leaving; again: leave at once\n".encode())
+        # print() is not reentrant: a handler may interrupt another print. The terminal
+        # may be gone, which is no reason not to save.
+        with suppress(OSError):
+            os.write(2, f"{name}: saving and leaving; again: leave at once\n".encode())
         if not self._depth:
             raise Preempted(name)
 

@@ -80,8 +80,10 @@ class Criterion:
         return judge([(self, table)])[0]
 
     def checked(self, table: Table) -> Verdict:
-        """`measure`, unless a rate on the grid's edge or a missing run forbids it."""
+        """`measure`, unless an absent arm, a rate on the edge or a lost run forbids."""
         arms = self.arms(table)
+        if absent := ", ".join(arm for arm in arms if arm not in table.results):
+            return Verdict(f"{absent} takes no part in this comparison")
         columns = [table.column(arm, self.metric) for arm in arms]
         n = min(len(values) for values, _ in columns)
         if edge := ", ".join(arm for arm in arms if arm in table.edge):

@@ -2,7 +2,7 @@
 
 from lm.document import Grid
 from lm.intervals import Interval, bootstrap_blocks, mean_interval
-from lm.plots import si
+from lm.labels import si
 from lm.results import Comparison
 
 NONE = "–"
@@ -84,21 +84,21 @@ def costs(c: Comparison, match: str) -> Grid:
     """A row for each arm: parameters, model FLOPs, bytes of state, speed, device."""
     header = ["arm", "parameters", "without\nembeddings", "training\nFLOPs"]
     header += ["state\nbytes", "decode FLOPs\na token", "tokens/s", "device"]
-    return Grid(header, [[arm, *_costs(c.done(match, arm))] for arm in c.plan["arms"]])
+    return Grid(header, [[arm, *_costs(c, match, arm)] for arm in c.plan["arms"]])
 
 
-def _costs(done: list[dict]) -> list[str]:
+def _costs(c: Comparison, match: str, arm: str) -> list[str]:
+    done = c.done(match, arm)
     if not done:
         return [NONE] * 7
     count = done[0]["count"]
-    speed = sum(r["speed"]["tokens_per_second"] for r in done) / len(done)
     return [
         f"{count['params']:,}",
         f"{count['params_non_embedding']:,}",
         si(count["train_flops"]),
         f"{count['state_bytes']:,}",
         si(count["decode_flops_per_token"]),
-        f"{speed:,.0f}",
+        f"{c.speed(match, arm):,.0f}",
         ", ".join(sorted({r["machine"]["device"] for r in done})),
     ]
 
@@ -123,18 +123,24 @@ def beaten(c: Comparison, match: str) -> list[str]:
 
 
 def differing(c: Comparison) -> list[list[str]]:
-    """A row for each configuration key that differs between arms at one seed."""
+    """A row for each configuration key that differs between arms; "NO": undeclared.
+
+    Keys of a mixer that an arm does not have are its pattern's, and left out.
+    """
     rows = []
     for m in c.plan["matches"]:
         done = {arm: c.done(m["name"], arm) for arm in c.plan["arms"]}
         known = {arm: flat(runs[0]["config"]) for arm, runs in done.items() if runs}
+        allowed = [*c.plan["axes"], m["by"], "name"]
         for key in sorted({key for config in known.values() for key in config}):
-            cells = {a: str(known[a].get(key)) if a in known else NONE for a in done}
-            if len({cells[arm] for arm in known}) < 2 or key.split(".")[0] == "run":
+            cells = {arm: config.get(key) for arm, config in known.items()}
+            if key.startswith("model.mixers."):
+                cells = {arm: cells[arm] for arm in cells if key in known[arm]}
+            if len({str(cell) for cell in cells.values()}) < 2 or key[:4] == "run.":
                 continue
-            allowed = [*c.plan["axes"], m["by"], "name"]
             declared = any(f"{key}.".startswith(f"{axis}.") for axis in allowed)
-            rows.append([key, m["name"], *cells.values(), "yes" if declared else "NO"])
+            shown = [str(cells[arm]) if arm in cells else NONE for arm in done]
+            rows.append([key, m["name"], *shown, "yes" if declared else "NO"])
     return rows
 
 

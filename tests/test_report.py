@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lm import plots, report
+from lm import labels, plots, report
 from lm.intervals import mean_interval
 from lm.results import read_comparison, read_rows
 from lm.stats import Claim, beats, equal, lower
@@ -233,7 +233,7 @@ def test_edge_is_flagged_in_table_warning_and_verdict(folder):
     report.write(folder, CLAIMS)
     text = text_of(folder)
     assert row_of(text, "lstm")[-1] == "0.006 (edge)"
-    assert "the best learning rate of lstm lies on the edge" in text
+    assert "Equal params: the best learning rate of lstm lies on the edge" in text
     verdicts = json.loads((folder / "verdicts.json").read_text())["claims"]
     assert [v["verdict"] for v in verdicts][:2] == ["withheld", "withheld"]
 
@@ -262,6 +262,20 @@ def test_key_that_differs_outside_the_axes_is_a_warning(folder):
     edit(folder, "lstm", 0, lambda r: r["config"]["optim"].update(weight_decay=0.0))
     report.write(folder)
     assert "Arms differ outside the axes: optim.weight_decay." in text_of(folder)
+    plan = json.loads((folder / "plan.json").read_text())
+    write_json(folder / "plan.json", plan | {"kind": "recipes"})
+    report.write(folder)
+    assert "Arms differ outside" not in text_of(folder)
+    assert "| optim.weight_decay | params | 0.1 | 0.0 |" in text_of(folder)
+
+
+def test_keys_of_a_mixer_that_another_arm_lacks_are_its_pattern(folder):
+    own = {"attention": {"heads": 4}, "window": {"window": 64}}
+    mine = dict(own, window={"window": 32})
+    for arm, mixers in (("attention", {}), ("lstm", own), ("rglru+window", mine)):
+        edit(folder, arm, 0, lambda r, m=mixers: r["config"]["model"].update(mixers=m))
+    report.write(folder)
+    assert "axes: model.mixers.window.window." in text_of(folder)
 
 
 def test_runs_on_unlike_devices_or_data_are_a_warning(folder):
@@ -301,6 +315,15 @@ def test_unavailable_stream_is_a_reason_not_a_failure(folder):
     assert row_of(text_of(folder), "attention")[3] == "– (unavailable: no cache)"
 
 
+def test_speed_is_that_of_the_arm_timed_alone(folder):
+    assert row_of(text_of(folder).split("decode FLOPs")[1], "lstm")[6] == "31,400"
+    write_json(folder / "speed.json", {"params": {"lstm": {"tokens_per_second": 5e4}}})
+    report.write(folder)
+    table = text_of(folder).split("decode FLOPs")[1]
+    assert row_of(table, "lstm")[6] == "50,000"
+    assert row_of(table, "attention")[6] == "31,400"
+
+
 def test_arms_look_the_same_whichever_are_drawn():
     style = plots.styles(ARMS)
     assert len(set(style.values())) == len(ARMS)
@@ -309,11 +332,12 @@ def test_arms_look_the_same_whichever_are_drawn():
 
 
 def test_labels_are_moved_apart_and_keep_their_order():
-    places = plots._spread([0.50, 0.10, 0.51, 0.52], 0.1)
+    places = labels.spread([0.50, 0.10, 0.51, 0.52], 0.1)
+    assert np.mean(places) == pytest.approx(0.4075)
     order = np.sort(places)
     assert np.diff(order).min() > 0.099
     assert np.argsort(places).tolist() == [1, 0, 2, 3]
-    assert plots._spread([0.1, 0.5], 0.1) == [0.1, 0.5]
+    assert labels.spread([0.1, 0.5], 0.1) == [0.1, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -321,4 +345,4 @@ def test_labels_are_moved_apart_and_keep_their_order():
     [(0, "0"), (999, "999"), (130_112, "130 k"), (1.33e12, "1.33 T"), (0.5, "0.5")],
 )
 def test_si_numbers(value, text):
-    assert plots.si(value) == text
+    assert labels.si(value) == text

@@ -60,6 +60,17 @@ def test_a_shield_holds_it_back_to_its_own_end(interrupts):
         interrupts.check()
 
 
+def test_it_raises_where_stderr_is_gone(interrupts):
+    kept = os.dup(2)
+    os.close(2)
+    try:
+        with pytest.raises(Preempted):
+            os.kill(ME, signal.SIGTERM)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def test_an_error_inside_a_shield_is_not_hidden_by_the_signal(interrupts):
     with pytest.raises(ZeroDivisionError), shield():
         os.kill(ME, signal.SIGTERM)

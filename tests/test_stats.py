@@ -177,6 +177,14 @@ def test_not_a_number_is_a_missing_figure():
     assert "a seed 1: not finite" in verdict.sentence
 
 
+def test_arm_that_this_tier_leaves_out_is_stated_and_keeps_its_place():
+    t = table(a=[1.0, 1.1, 1.2], b=[2.0, 2.1, 2.21])
+    first, second = judge([(lower("a", "b", "x"), t), (lower("a", "c", "x"), t)])
+    assert first.p_adjusted == pytest.approx(2 * first.p)
+    assert second.verdict == "inconclusive"
+    assert "c takes no part in this comparison" in second.sentence
+
+
 def test_two_seeds_give_points_and_no_interval():
     verdict = lower("a", "b", "x").judge(table(a=[1.0, 1.0], b=[2.0, 2.1]))
     assert verdict.verdict == "inconclusive"
@@ -234,7 +242,7 @@ def test_names_that_do_not_exist_are_errors_with_the_known_ones():
     with pytest.raises(ValueError, match="'y'.*status.*x"):
         lower("a", "b", "y").judge(t)
     with pytest.raises(ValueError, match="'c'.*'a', 'b'"):
-        lower("a", "c", "x").judge(t)
+        t.column("c", "x")
     with pytest.raises(ValueError, match="margin is 0"):
         equal("a", "b", "x", 0)
     with pytest.raises(ValueError, match="by is -0.1"):

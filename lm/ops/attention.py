@@ -33,8 +33,10 @@ def empty_cache(batch: int, slots: int, kv_heads: int, key: int, dtype):
 
 def place(cache, seq: Sequence):
     """Running document [B, T] (-1: padding) and index [B, T] of this call's tokens."""
-    document_BxT = cache["documents"][:, None] + jnp.cumsum(seq.reset, 1)
-    index_BxT = cache["count"][:, None] + jnp.cumsum(seq.valid, 1) - 1
+    opened_BxT = jnp.cumsum(seq.reset, 1, dtype=jnp.int32)
+    seen_BxT = jnp.cumsum(seq.valid, 1, dtype=jnp.int32)
+    document_BxT = cache["documents"][:, None] + opened_BxT
+    index_BxT = cache["count"][:, None] + seen_BxT - 1
     return jnp.where(seq.valid, document_BxT, -1), index_BxT
 
 
@@ -65,8 +67,8 @@ def slots_of(index_BxT, valid_BxT, slots: int):
 def write(cache, k_BxTxGxK, v_BxTxGxK, seq: Sequence):
     """The cache after this call's tokens."""
     counters = {
-        "documents": cache["documents"] + jnp.sum(seq.reset, 1),
-        "count": cache["count"] + jnp.sum(seq.valid, 1),
+        "documents": cache["documents"] + jnp.sum(seq.reset, 1, dtype=jnp.int32),
+        "count": cache["count"] + jnp.sum(seq.valid, 1, dtype=jnp.int32),
     }
     slots = cache["key"].shape[1]
     if slots == 0:
