@@ -48,9 +48,9 @@ def _compare(values: dict, overrides: dict) -> int:
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers={workers} must be at least 1")
     out = Path(values["out"] or f"runs/{experiment.stem}-{tier}")
-    from lm import sweep
+    from lm.sweep import compare
 
-    return sweep.compare(experiment, tier, out, values["dry"], workers)
+    return compare.compare(experiment, tier, out, values["dry"], workers)
 
 
 def _evaluate(values: dict, overrides: dict) -> int:
@@ -121,9 +121,9 @@ def _report(values: dict, overrides: dict) -> int:
     out = Path(values["OUT"])
     if not (out / "plan.json").is_file():
         raise ConfigError(f"{str(out)!r} is no folder of a comparison: no plan.json")
-    from lm import sweep
+    from lm.sweep import compare
 
-    sweep.report(out)
+    compare.report(out)
     return 0
 
 

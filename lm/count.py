@@ -114,7 +114,7 @@ def summary(model, context: int, tokens: int) -> dict:
 
 
 def executed_step(model, rows: int, context: int) -> int:
-    """Executed FLOPs of the loss and its gradient on `rows` rows of `context` tokens."""
+    """Executed FLOPs of the loss and its gradient, rows of `context` tokens."""
     from lm import loss
 
     seq = sequence.full(rows, context)

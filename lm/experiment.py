@@ -202,7 +202,7 @@ def arm_configs(experiment: Experiment, runs: Runs) -> dict[str, Any]:
                 if key not in declared:
                     raise ConfigError(
                         f"arm {other!r} differs from {first!r} in {key} ({b!r} against "
-                        f"{a!r}), which is no axis of {experiment.path}: make it equal, "
+                        f"{a!r}), no axis of {experiment.path}: make it equal, "
                         'add it to AXES, or state KIND = "recipes"'
                     )
     return resolved

@@ -120,7 +120,7 @@ class LM(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BxT, seq: Sequence, state):
-        """-> (logits_BxTxV in float32 or wider, state). Targets are not shifted here."""
+        """-> (logits_BxTxV in float32 or wider, state)."""
         with jax.default_matmul_precision(self.matmul_precision):
             return self._forward(tokens_BxT, seq, state)
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from lm import layers, loss, optim, sharding
-from lm.sequence import Sequence
 
 DROPOUT = "dropout"
 

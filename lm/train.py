@@ -16,9 +16,9 @@ from lm import count, evaluate, generate, optim, runtime, sharding, step
 from lm import model as models
 from lm.checkpoint import Checkpoints
 from lm.data import Batch, TrainBatches, prepare
+from lm.results import read_rows
 from lm.signals import Interrupts, Preempted
 from lm.step import TrainState
-from lm.results import read_rows
 from lm.workdir import append_row, truncate_rows, workdir_lock, write_json
 
 # Keys that reach the step as arrays, or never: programs are shared across them.

@@ -17,7 +17,6 @@ from lm import loss, optim, sequence
 from lm.mixers import MIXERS
 from lm.sequence import Sequence
 from tests.subjects import (
-    CAPACITY,
     LAYER,
     LAYERS,
     LENGTH,
@@ -183,7 +182,9 @@ def precision(name: str) -> None:
             grad = jax.value_and_grad(function, (0, 1, 2), has_aux=True)
             arguments = (mixer.params, jnp.asarray(mixer.x()), start)
             text = str(jax.make_jaxpr(grad)(*arguments))
-            assert "f32[" not in text, "it computes in float32 where it is given float64"
+            assert "f32[" not in text, (
+                "it computes in float32 where it is given float64"
+            )
             (_, (y_BxTxD, state)), grads = jax.jit(grad)(*arguments)
             return np.asarray(y_BxTxD)[seq.valid], state, grads
 
@@ -331,7 +332,8 @@ CHECKS: dict[str, Callable[[str], None]] = {
 def write_ledger() -> None:
     """LEDGER of every registered mixer and variant, as they are now."""
     rows = lambda name: [
-        f"  {json.dumps(leaf)}: {json.dumps(row)}" for leaf, row in _ledger(name).items()
+        f"  {json.dumps(leaf)}: {json.dumps(row)}"
+        for leaf, row in _ledger(name).items()
     ]
     entries = [
         f"{json.dumps(name)}: {{\n" + ",\n".join(rows(name)) + "\n}"

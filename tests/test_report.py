@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lm import labels, plots, report
+from lm import report
 from lm.intervals import mean_interval
+from lm.report import labels, plots
 from lm.results import read_comparison, read_rows
 from lm.stats import Claim, beats, equal, lower
 from tests.comparison import ARMS, YARDSTICKS, make, write_json, write_lines

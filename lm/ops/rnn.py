@@ -1,4 +1,4 @@
-"""Nonlinear recurrences: one scan over time around a cell, input projections hoisted."""
+"""Nonlinear recurrences: a scan over time around a cell, input products hoisted."""
 
 from collections.abc import Callable
 

@@ -16,13 +16,13 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import durations as lengths
-from lm import schema, validate
-from lm.durations import Durations
+from lm.config import durations as lengths
+from lm.config import schema, validate
+from lm.config.durations import Durations
+from lm.config.schema import ENTRY, Key
 from lm.errors import ConfigError, choose, nearest
-from lm.schema import ENTRY, Key
 
-BASE = Path(__file__).parent.parent / "configs" / "base.py"
+BASE = Path(__file__).parent.parent.parent / "configs" / "base.py"
 ABSENT = "(absent)"
 
 

@@ -1,8 +1,8 @@
 """A comparison in words: the table of arms, the yardsticks, the keys that differ."""
 
-from lm.document import Grid
 from lm.intervals import Interval, bootstrap_blocks, mean_interval
-from lm.labels import si
+from lm.report.document import Grid
+from lm.report.labels import si
 from lm.results import Comparison
 
 NONE = "–"

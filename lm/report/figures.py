@@ -3,10 +3,10 @@
 import math
 from pathlib import Path
 
-from lm import plots
-from lm.document import Picture
 from lm.intervals import mean_interval
-from lm.plots import Curve
+from lm.report import plots
+from lm.report.document import Picture
+from lm.report.plots import Curve
 from lm.results import Comparison, Table
 
 BITS = "bits per byte"

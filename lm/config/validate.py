@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lm.durations import durations
+from lm.config.durations import durations
 from lm.errors import ConfigError, choose
 
 RANGES = (

@@ -11,7 +11,7 @@ import numpy as np  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: E402
 
 from lm.intervals import Interval  # noqa: E402
-from lm.labels import binary, name_ends, name_lines, si  # noqa: E402
+from lm.report.labels import binary, name_ends, name_lines, si  # noqa: E402
 
 # Okabe and Ito 2008, but for its yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")

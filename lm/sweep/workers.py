@@ -25,7 +25,7 @@ GRACE_SECONDS = 60.0  # what workers get to save in once a signal has come
 
 
 class Task(NamedTuple):
-    """Work for a worker: `function` of lm.jobs, by name, called with `arguments`.
+    """Work for a worker: `function` of lm.sweep.jobs, by name, called with `arguments`.
 
     group: tasks of one group share compiled programs, so a worker stays with a group.
     """
@@ -163,7 +163,7 @@ class _Worker:
 
 
 def _serve(pipe, slot: Slot, log: str) -> None:
-    """A worker's life: before jax is imported, its session, CPUs, environment, output."""
+    """A worker's life; session, CPUs and environment are set before jax is imported."""
     os.setsid()  # Ctrl-C goes to the parent alone, which passes it on once
     if sys.platform == "linux":
         # A killed parent's workers save and leave rather than go on unseen.
@@ -180,7 +180,7 @@ def _serve(pipe, slot: Slot, log: str) -> None:
             leave(0)
         print(f"== {task.id}", flush=True)
         try:
-            from lm import jobs
+            from lm.sweep import jobs
 
             pipe.send(("done", getattr(jobs, task.function)(*task.arguments), ""))
         except Exception as error:

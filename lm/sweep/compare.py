@@ -9,13 +9,13 @@ from typing import Any
 from lm import config as configs
 from lm import experiment as experiments
 from lm import report as reports
-from lm import workers
 from lm.config import ConfigError
 from lm.data import prepare, yardsticks
 from lm.experiment import Experiment, Ladder, Runs
 from lm.signals import Interrupts
+from lm.sweep import workers
+from lm.sweep.workers import Task
 from lm.workdir import append_row, workdir_lock, write_json
-from lm.workers import Task
 
 SPEED_STEPS = 11  # timed after two that warm up
 
@@ -294,7 +294,7 @@ class Sweep:
             rungs = {p: ladder.extended(held, best[p]) for p, held in rungs.items()}
 
     def _best(self, place: tuple[str, str], held: list[int], ladder: Ladder) -> int:
-        """The rung with the lowest mean validation figure; a lost run counts as worst."""
+        """The rung with the lowest mean validation figure; a lost run is the worst."""
 
         def figure(rung: int) -> float:
             total = 0.0

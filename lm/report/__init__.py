@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm import figures, stats
-from lm.document import (
+from lm import stats
+from lm.intervals import SEEDS_FOR_INTERVAL
+from lm.report import figures
+from lm.report.document import (
     Answer,
     Box,
     Bullets,
@@ -20,9 +22,8 @@ from lm.document import (
     to_html,
     to_markdown,
 )
-from lm.intervals import SEEDS_FOR_INTERVAL
+from lm.report.summary import beaten, costs, differing, flat, results, summary
 from lm.results import Comparison, read_comparison
-from lm.summary import beaten, costs, differing, flat, results, summary
 
 COLUMNS = {  # table.csv: its name -> the path into result.json
     "params": "count.params",

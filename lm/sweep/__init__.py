@@ -1,0 +1,1 @@
+"""Comparisons: the plan and its phases, worker processes, and what they run."""
