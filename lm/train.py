@@ -17,6 +17,7 @@ from lm import model as models
 from lm.checkpoint import Checkpoints
 from lm.data import Batch, TrainBatches, prepare
 from lm.results import read_rows
+from lm.sequence import Sequence
 from lm.signals import Interrupts, Preempted
 from lm.step import TrainState
 from lm.workdir import append_row, truncate_rows, workdir_lock, write_json
@@ -110,7 +111,7 @@ def batch_shape(config, mesh) -> tuple[int, int]:
 def _abstract_batch(rows: int, context: int) -> Batch:
     shape = lambda dtype: jax.ShapeDtypeStruct((rows, context), dtype)
     i32, f32, boolean = shape(jnp.int32), shape(jnp.float32), shape(jnp.bool_)
-    seq = step.Sequence(i32, i32, boolean, boolean)
+    seq = Sequence(i32, i32, boolean, boolean)
     return Batch(i32, i32, f32, seq)
 
 
