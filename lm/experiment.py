@@ -44,7 +44,8 @@ class Match:
             raise ConfigError(
                 f"Match quantity {self.quantity!r}: take one of {', '.join(QUANTITIES)}"
             )
-        if (self.quantity == "width") != (self.target is None and self.by is None):
+        given = {self.target is not None, self.by is not None}
+        if given != {self.quantity != "width"}:
             raise ConfigError(
                 f"Match {self.quantity!r} needs target and by; 'width' needs neither"
             )

@@ -21,6 +21,7 @@ from tests.subjects import (
     LAYERS,
     LENGTH,
     PREFIX,
+    QUICK,
     ROWS,
     VARIANTS,
     WIDTH,
@@ -29,6 +30,7 @@ from tests.subjects import (
     going_on,
     language_model,
     ragged,
+    spec,
     subject,
     tokens,
     values,
@@ -185,7 +187,8 @@ def precision(name: str) -> None:
             assert "f32[" not in text, (
                 "it computes in float32 where it is given float64"
             )
-            (_, (y_BxTxD, state)), grads = jax.jit(grad)(*arguments)
+            compiled = jax.jit(grad, compiler_options=QUICK)
+            (_, (y_BxTxD, state)), grads = compiled(*arguments)
             return np.asarray(y_BxTxD)[seq.valid], state, grads
 
         close(all_of(once), all_of(fold), 1e-9)
@@ -214,13 +217,13 @@ def stability(name: str) -> None:
 
 
 @functools.cache
-def _ledger(name: str) -> dict:
+def born(name: str) -> dict:
     """{leaf: [shape, mean, std, group]} of a mixer as LM.init makes it in LAYER."""
     model, _ = language_model((name,), LAYERS, mlp="none")
-    params = model.unstack(jax.jit(model.initial_params)(0))
-    bare = subject(name).initial_params
+    params = model.unstack(jax.jit(model.initial_params, compiler_options=QUICK)(0))
     for layer in (LAYER, LAYERS - 1):
-        close(params[f"prefix_block_{layer}"]["mixer"], bare(layer), 1e-6)
+        alone = subject(name).initial_params(layer)
+        close(params[f"prefix_block_{layer}"]["mixer"], alone, 1e-6)
     block = f"prefix_block_{LAYER}"
     leaves = {block: {"mixer": params[block]["mixer"]}}
     trees = (optim.paths(leaves), leaves, optim.groups(leaves))
@@ -236,7 +239,7 @@ def _ledger(name: str) -> dict:
 
 def ledger(name: str) -> None:
     """g. LM.init draws what the mixer draws alone, and what tests/ledger.json says."""
-    pinned, found = json.loads(LEDGER.read_text()), _ledger(name)
+    pinned, found = json.loads(LEDGER.read_text()), born(name)
     assert name in pinned, f"{LEDGER} lacks {name}: run python -m tests.contract"
     assert found.keys() == pinned[name].keys()
     for leaf, (shape, mean, std, group) in pinned[name].items():
@@ -310,7 +313,7 @@ def structure(name: str) -> None:
             return loss.summed(logits, tokens(seed=1), seq.valid)[0], logits
 
         grad = jax.value_and_grad(nats, has_aux=True)
-        options = {"xla_disable_hlo_passes": "fusion"}
+        options = QUICK | {"xla_disable_hlo_passes": "fusion"}
         (_, logits), grads = jax.jit(grad, compiler_options=options)(params)
         return logits, unstack(grads)
 
@@ -320,27 +323,29 @@ def structure(name: str) -> None:
     same(all_of(model.unrolled(), model.unstack(params)), want)
 
 
+def parity(name: str) -> None:
+    """k. An independent reference agrees: see tests/test_parity.py."""
+    from tests.test_parity import PARITY
+
+    assert PARITY.get(spec(name)["kind"]), f"{name} has no parity test in PARITY"
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
     check.__name__: check
     for check in (
-        *(causality, steps, splits, documents, precision),
-        *(stability, ledger, growth, isolation, structure),
+        *(causality, steps, splits, documents, precision, stability),
+        *(ledger, growth, isolation, structure, parity),
     )
 }
 
 
-def write_ledger() -> None:
-    """LEDGER of every registered mixer and variant, as they are now."""
-    rows = lambda name: [
-        f"  {json.dumps(leaf)}: {json.dumps(row)}"
-        for leaf, row in _ledger(name).items()
-    ]
-    entries = [
-        f"{json.dumps(name)}: {{\n" + ",\n".join(rows(name)) + "\n}"
-        for name in (*MIXERS, *VARIANTS)
-    ]
-    LEDGER.write_text("{" + ",\n".join(entries) + "}\n")
+def write_ledger(entries: dict[str, dict]) -> None:
+    """LEDGER from {mixer: what `born` says of it}, one line a leaf."""
+    line = lambda leaf, row: f"    {json.dumps(leaf)}: {json.dumps(row)}"
+    block = lambda leaves: ",\n".join(line(*item) for item in leaves.items())
+    blocks = [f'  "{name}": {{\n{block(x)}\n  }}' for name, x in entries.items()]
+    LEDGER.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
 
 
 if __name__ == "__main__":
-    write_ledger()
+    write_ledger({name: born(name) for name in (*MIXERS, *VARIANTS)})

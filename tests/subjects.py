@@ -17,6 +17,11 @@ from lm.sequence import Sequence
 
 WIDTH, LAYERS, ROWS, LENGTH, PREFIX, VOCAB = 16, 4, 3, 13, 3, 11
 CAPACITY = PREFIX + LENGTH
+# Most of a test's time is compilation; no property here is about speed.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 LAYER = 1  # the absolute layer that a lone mixer plays
 
 # Fields of registered mixers under a second name; the whole contract holds for each.
@@ -83,13 +88,13 @@ class Subject:
         noise = lambda p: p + 0.1 * values(*p.shape, seed=p.size)
         cast = lambda p: noise(np.asarray(p)).astype(jnp.promote_types(dtype, p.dtype))
         self.params = jax.tree.map(cast, self.initial_params(LAYER))
-        self.run = jax.jit(self.call)
-        self.jacobian = jax.jit(self._jacobian)
+        self.run = jax.jit(self.call, compiler_options=QUICK)
+        self.jacobian = jax.jit(self._jacobian, compiler_options=QUICK)
 
     def initial_params(self, layer: int):
         """As they are born, in absolute layer `layer` at seed 0."""
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=QUICK)
         def init(layer):
             seq = Sequence(*map(jnp.asarray, sequence.full(1, 1)[:4]))
             seq = seq._replace(key=jax.random.key(0), layer=layer)

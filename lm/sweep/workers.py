@@ -137,6 +137,8 @@ class _Worker:
         theirs.close()
 
     def give(self, task: Task) -> None:
+        if not self.process.is_alive():
+            self._start()
         self.task, self.group = task, task.group
         self.pipe.send(task)
 
@@ -144,7 +146,7 @@ class _Worker:
         task, self.task = self.task, None
         try:
             return Outcome(task, *self.pipe.recv())
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self.process.join()
             code = self.process.exitcode
         self._start()

@@ -1,0 +1,175 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import lm
+from lm import config as configs
+from lm import experiment as experiments
+from lm.config import ConfigError
+from lm.experiment import Ladder, Match
+
+ROOT = Path(lm.__file__).parent.parent
+FLAGSHIP = ROOT / "experiments" / "rnn_vs_attention.py"
+TEXT = '''
+"""A small experiment."""
+from lm.config import load
+from lm.experiment import Match, Runs
+from lm.stats import Claim, lower
+
+QUESTION = "Which is better?"
+ARMS = {"attention": ("attention",), "lstm": ("lstm",)}
+AXES = ("model.pattern", "optim.lr", "seed")
+MATCH = Match("params", 130_000, by="model.mlp_width")
+
+
+def runs(tier):
+    return {"tiny": Runs(load("configs/base.py"), (0,), 1e-3, (MATCH,))}[tier]
+
+
+CLAIMS = (Claim("one is better", lower("lstm", "attention")),)
+'''
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write an experiment file with replacements -> loaded."""
+    monkeypatch.chdir(ROOT)
+
+    def make(*replacements):
+        text = TEXT
+        for old, new in replacements:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "experiment.py"
+        path.write_text(text)
+        return experiments.load(path)
+
+    return make
+
+
+def arms_of(experiment, tier="tiny"):
+    runs = experiments.tier_runs(experiment, tier)
+    return experiments.arm_configs(experiment, runs)
+
+
+def test_arms_are_the_base_but_for_their_pattern(write):
+    arms = arms_of(write())
+    assert [c.model.pattern for c in arms.values()] == [("attention",), ("lstm",)]
+    keys = {k for k, *_ in experiments.differences(arms["attention"], arms["lstm"])}
+    assert keys == {"model.pattern"}
+
+
+LSTM = '"lstm": ("lstm",)'
+
+
+def test_an_undeclared_difference_is_refused_and_named(write):
+    decayed = '"lstm": {"model.pattern": ("lstm",), "optim.weight_decay": 0.01}'
+    with pytest.raises(ConfigError, match=r"'lstm'.*optim\.weight_decay.*0\.01.*0\.1"):
+        arms_of(write((LSTM, decayed)))
+    declared = ('"seed")', '"seed", "optim.weight_decay")')
+    assert arms_of(write((LSTM, decayed), declared))["lstm"].optim.weight_decay == 0.01
+    recipes = ("ARMS =", 'KIND = "recipes"\nARMS =')
+    assert arms_of(write((LSTM, decayed), recipes))["lstm"].optim.weight_decay == 0.01
+
+
+def test_a_mixer_set_differently_in_two_arms_is_refused(write):
+    other = (
+        '"a+lstm": {"model.pattern": ("attention", "lstm"), '
+        '"model.mixers.attention.heads": 2}'
+    )
+    with pytest.raises(ConfigError, match=r"model\.mixers\.attention\.heads"):
+        arms_of(write((LSTM, f"{LSTM}, {other}")))
+
+
+def test_the_fitted_key_is_the_one_declared_exception(write):
+    wide = '"lstm": {"model.pattern": ("lstm",), "model.mlp_width": 99}'
+    assert arms_of(write((LSTM, wide)))["lstm"].model.mlp_width == 99
+    by_width = ('Match("params", 130_000, by="model.mlp_width")', 'Match("width")')
+    with pytest.raises(ConfigError, match=r"model\.mlp_width"):
+        arms_of(write((LSTM, wide), by_width))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("Which is better?", "Which is worse?", True),
+        ("130_000", "131_000", True),
+        ("1e-3", "2e-3", True),
+        ('lower("lstm", "attention")', 'lower("attention", "lstm")', True),
+        ('("lstm",)', '("gru",)', True),
+        ("A small experiment", "Another text", False),
+        ("QUESTION", "# a comment\nQUESTION", False),
+    ],
+)
+def test_the_hash_covers_what_a_result_depends_on(write, old, new, changes):
+    assert (write().hash != write((old, new)).hash) == changes
+
+
+@pytest.mark.parametrize(
+    ("replacement", "message"),
+    [
+        (("AXES =", "AXIS ="), "lacks AXES"),
+        (('lower("lstm", "attention")', 'lower("lsmt", "attention")'), "'lsmt'"),
+        (('"params", 130', '"parms", 130'), "'parms'"),
+        (('by="model.mlp_width"', "by=None"), "needs target and by"),
+        (("QUESTION =", "1 / 0\nQUESTION ="), r"experiment\.py:7.*ZeroDivisionError"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(write, replacement, message):
+    with pytest.raises(ConfigError, match=message):
+        arms_of(write(replacement))
+
+
+def test_an_unknown_tier_is_refused(write):
+    with pytest.raises(ConfigError, match="huge"):
+        arms_of(write(), "huge")
+
+
+def test_a_ladder_is_geometric_and_grows_where_the_best_is():
+    ladder = Ladder(start=1e-3, ratio=2)
+    assert [ladder.rate(k) for k in (0, 1, 3)] == [1e-3, 2e-3, 8e-3]
+    assert ladder.rate(-1) == 5e-4
+    assert ladder.extended([0, 1, 2, 3, 4, 5], best=5) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert ladder.extended([0, 1, 2, 3, 4, 5], best=1) == [-2, -1, 0, 1, 2, 3, 4, 5]
+    assert ladder.extended(list(range(9)), best=8) == list(range(10))
+    with pytest.raises(ConfigError, match="at least 6"):
+        Ladder(start=1e-3, rungs=5)
+    with pytest.raises(ConfigError, match="1000"):
+        Ladder(start=1e-3, seeds=(0,))
+
+
+def test_width_is_a_match_without_a_target():
+    Match("width")
+    with pytest.raises(ConfigError):
+        Match("width", 64)
+
+
+@pytest.mark.parametrize("tier", ["smoke", "tiny", "small"])
+def test_every_tier_of_the_flagship_is_a_controlled_comparison(tier, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    experiment = experiments.load(FLAGSHIP)
+    arms = arms_of(experiment, tier)
+    if tier == "tiny":
+        assert len(arms) == 4
+    if tier == "small":
+        used = {name for c in arms.values() for name in c.model.pattern}
+        assert used == {"attention", "window", "lstm", "gru", "rglru"}
+        runs = experiments.tier_runs(experiment, tier)
+        assert [match.quantity for match in runs.matches] == ["params", "width"]
+
+
+def test_committed_results_belong_to_their_files():
+    plans = sorted((ROOT / "experiments" / "results").glob("*/plan.json"))
+    assert plans
+    for path in plans:
+        plan = json.loads(path.read_text())
+        found = experiments.content_hash(ROOT / plan["experiment"])
+        assert found == plan["experiment_hash"], f"{path.parent} is of another file"
+
+
+def test_resolved_arms_survive_json(write):
+    arms = arms_of(write())
+    for config in arms.values():
+        again = configs.from_json(configs.to_json(config))
+        assert configs.fingerprint(again) == configs.fingerprint(config)

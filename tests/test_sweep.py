@@ -1,0 +1,240 @@
+"""Comparisons: phases with stand-in workers, and real ones under signals."""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lm
+from lm import config as configs
+from lm.results import read_lines
+from lm.sweep import compare, workers
+from lm.sweep.workers import Outcome, Slot, Task
+
+ROOT = Path(lm.__file__).parent.parent
+TEXT = """
+from lm.config import load
+from lm.experiment import Ladder, Match, Runs
+from lm.stats import Claim, lower
+
+QUESTION = "Which is better?"
+ARMS = {{"attention": ("attention",), "lstm": ("lstm",)}}
+AXES = ("model.pattern", "optim.lr", "seed")
+MATCH = Match("params", 40_000, by="model.mlp_width")
+
+
+def runs(tier):
+    config = load("configs/base.py", {{
+        "model.width": 32, "data.train_bytes": 20_000, "data.eval_bytes": 2_000,
+        "data.context": 32, "eval.stream_chunk": 16, "train.batch_tokens": 256,
+        "train.duration": "{steps} steps", "run.sample_tokens": 8,
+    }})
+    return Runs(config, {seeds}, {rate}, (MATCH,))
+
+
+CLAIMS = (Claim("one is better", lower("lstm", "attention")),)
+"""
+
+
+def write(folder, seeds=(0, 1), rate="1e-2", steps=20) -> Path:
+    path = folder / "experiment.py"
+    path.write_text(TEXT.format(seeds=seeds, rate=rate, steps=steps))
+    return path
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    """Workers that train nothing: a run's figure is `figure(arm, lr, seed)`."""
+    monkeypatch.chdir(ROOT)
+    trained = []
+
+    def use(figure):
+        def run(tasks, places, log):
+            for task in tasks:
+                if task.function == "fit":
+                    yield Outcome(task, "done", (100, task.arguments[2]), "")
+                elif task.function == "speed":
+                    value = {"step_seconds": 1.0, "tokens_per_second": 9.0, "steps": 2}
+                    yield Outcome(task, "done", value, "")
+                else:
+                    config = json.loads(task.arguments[0])
+                    arm = config["model"]["pattern"][0]
+                    value = figure(arm, config["optim"]["lr"], config["seed"])
+                    workdir = Path(task.arguments[1])
+                    workdir.mkdir(parents=True)
+                    done = {"status": "done", "diverged_at": None}
+                    window = {"validation": {"window": {"bits_per_byte": value}}}
+                    text = json.dumps(done | window)
+                    (workdir / "result.json").write_text(text)
+                    trained.append((arm, config["optim"]["lr"], config["seed"]))
+                    yield Outcome(task, "done", done, "")
+
+        monkeypatch.setattr(workers, "run", run)
+        monkeypatch.setattr(compare.reports, "write", lambda out, claims: out)
+        return trained
+
+    return use
+
+
+def plan_of(out: Path) -> dict:
+    return json.loads((out / "plan.json").read_text())
+
+
+def bowl(best: dict):
+    return lambda arm, lr, seed: abs(math.log(lr / best[arm]))
+
+
+def test_the_ladder_gives_every_arm_the_same_rates_and_finds_the_best(
+    stand_ins, tmp_path
+):
+    trained = stand_ins(bowl({"attention": 2e-3, "lstm": 4e-3}))
+    path = write(tmp_path, rate="Ladder(start=5e-4, ratio=2)")
+    assert compare.compare(path, "tiny", tmp_path / "out", False, 1) == 0
+    plan = plan_of(tmp_path / "out")
+    assert plan["best"]["params"] == {
+        "attention": {"lr": 2e-3, "edge": False},
+        "lstm": {"lr": 4e-3, "edge": False},
+    }
+    tuned = [t for t in trained if t[2] >= 1000]
+    rates = {a: {lr for arm, lr, _ in tuned if arm == a} for a in ("attention", "lstm")}
+    assert rates["attention"] == rates["lstm"] and len(rates["lstm"]) == 6
+    final = [(a, lr, s) for a, lr, s in trained if s < 1000]
+    assert sorted(final) == [
+        ("attention", 2e-3, 0),
+        ("attention", 2e-3, 1),
+        ("lstm", 4e-3, 0),
+        ("lstm", 4e-3, 1),
+    ]
+    kept = [row for row in plan["runs"] if not row["tuning"]]
+    assert {row["seed"] for row in kept} == {0, 1}
+
+
+def test_a_best_rate_at_an_end_adds_two_rungs_to_every_arm(stand_ins, tmp_path):
+    trained = stand_ins(bowl({"attention": 2e-3, "lstm": 3.2e-2}))
+    path = write(tmp_path, rate="Ladder(start=5e-4, ratio=2)")
+    compare.compare(path, "tiny", tmp_path / "out", False, 1)
+    plan = plan_of(tmp_path / "out")
+    assert plan["best"]["params"]["lstm"] == {"lr": 3.2e-2, "edge": False}
+    tuned = [t for t in trained if t[2] >= 1000]
+    counts = {a: sum(arm == a for arm, *_ in tuned) for a in ("attention", "lstm")}
+    assert counts == {"attention": 8, "lstm": 8}
+    assert min(lr for arm, lr, _ in tuned if arm == "attention") == 1.25e-4
+
+
+def test_after_ten_rungs_the_edge_is_flagged(stand_ins, tmp_path):
+    trained = stand_ins(bowl({"attention": 2e-3, "lstm": 1e3}))
+    path = write(tmp_path, rate="Ladder(start=5e-4, ratio=2)")
+    compare.compare(path, "tiny", tmp_path / "out", False, 1)
+    best = plan_of(tmp_path / "out")["best"]["params"]
+    assert best["lstm"]["edge"] and not best["attention"]["edge"]
+    tuned = [t for t in trained if t[2] >= 1000]
+    assert len(tuned) == 2 * 10
+
+
+def test_a_second_call_trains_nothing_and_another_file_is_refused(stand_ins, tmp_path):
+    trained = stand_ins(bowl({"attention": 1e-2, "lstm": 1e-2}))
+    path, out = write(tmp_path), tmp_path / "out"
+    compare.compare(path, "tiny", out, False, 1)
+    assert len(trained) == 4
+    compare.compare(path, "tiny", out, False, 1)
+    assert len(trained) == 4
+    with pytest.raises(ValueError, match="another comparison"):
+        compare.compare(path, "small", out, False, 1)
+    write(tmp_path, seeds=(0, 1, 2))
+    with pytest.raises(ValueError, match="another comparison"):
+        compare.compare(path, "tiny", out, False, 1)
+    with pytest.raises(ValueError, match="has changed"):
+        compare.report(out)
+
+
+def test_dry_prints_the_runs_and_trains_none(stand_ins, tmp_path, capsys):
+    trained = stand_ins(bowl({"attention": 1e-2, "lstm": 1e-2}))
+    path = write(tmp_path, rate="Ladder(start=5e-4, ratio=2)")
+    assert compare.compare(path, "tiny", tmp_path / "out", True, 2) == 0
+    printed = capsys.readouterr().out
+    assert not trained and not (tmp_path / "out" / "plan.json").exists()
+    # 2 arms x (6 rungs + 2 seeds) of 2 steps of 1 s, by two workers.
+    assert "16 runs, 0.01 hours" in printed
+
+
+def test_a_worker_that_dies_costs_its_task_alone(tmp_path):
+    bad = Task("bad", "fit", ("{", "params", 1.0, "model.mlp_width", 256))
+    config = configs.to_json(configs.resolve(configs.load("configs/base.py")))
+    slow = Task("slow", "speed", (config, 1000))
+    tasks = [slow, bad, bad._replace(id="later")]
+    place = Slot(frozenset(os.sched_getaffinity(0)), {})
+    outcomes = workers.run(tasks, [place, place], tmp_path)
+    first = next(outcomes)
+    assert first.task == bad and "JSONDecodeError" in first.reason
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    rest = {outcome.task.id: outcome for outcome in outcomes}
+    assert rest["slow"].status == "failed" and "SIGKILL" in rest["slow"].reason
+    assert "JSONDecodeError" in rest["later"].reason
+
+
+def command(path: Path, out: Path) -> list[str]:
+    flags = ["--tier=tiny", f"--out={out}", "--workers=2"]
+    return [sys.executable, "run.py", "compare", str(path), *flags]
+
+
+def figures(out: Path) -> dict:
+    """Every run's test figures, which a resumed comparison must repeat bitwise."""
+    found = {}
+    for path in sorted(out.glob("runs/*/*/*/result.json")):
+        result = json.loads(path.read_text())
+        found[str(path.parent.relative_to(out))] = result["test"]["window"]["nats"]
+    return found
+
+
+def until(condition, seconds: float):
+    stop = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < stop, "it did not come to this in time"
+        time.sleep(0.05)
+
+
+def test_a_stopped_comparison_goes_on_to_the_same_figures(tmp_path):
+    path = write(tmp_path, steps=400)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(path, whole), cwd=ROOT, check=True, capture_output=True)
+    expected = figures(whole)
+    assert len(expected) == 4
+    assert (whole / "report.html").exists()
+
+    training = lambda: [p for p in broken.glob("runs/*/*/*/metrics.jsonl")]
+    process = subprocess.Popen(command(path, broken), cwd=ROOT)
+    until(lambda: len(training()) >= 2, 120)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert len(figures(broken)) < 4
+
+    process = subprocess.Popen(command(path, broken), cwd=ROOT)
+    until(lambda: len(figures(broken)) > 0, 120)
+    process.kill()
+    process.wait()
+    # Workers whose parent was killed save and leave, and free their workdirs.
+    done = subprocess.run(command(path, broken), cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert figures(broken) == expected
+    states = {row["status"] for row in read_lines(broken / "ledger.jsonl")}
+    assert states <= {"done", "preempted"}
+
+
+def test_a_diverged_arm_is_a_result_with_its_step(tmp_path):
+    path = write(tmp_path, seeds=(0,), rate="1e30", steps=10)
+    out = tmp_path / "out"
+    done = subprocess.run(command(path, out), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = read_lines(out / "ledger.jsonl")
+    assert [row["status"] for row in rows] == ["diverged"] * 2
+    assert all("not finite at step" in row["reason"] for row in rows)
+    assert "diverged at step" in (out / "report.md").read_text()
