@@ -114,10 +114,16 @@ def _write_run(workdir: Path, arm: str, seed: int, rng) -> None:
             "seed": seed,
             "model": {"pattern": pattern, "mlp_width": 172 + len(arm), "width": 64},
             "optim": {"lr": 0.006, "weight_decay": 0.1},
+            "train": {"batch_tokens": 2048},
             "run": {"keep": len(arm)},
         },
         "fingerprint": f"f{seed}",
-        "data": {"source": "kjv", "fingerprint": "abc", "bytes": 4_200_000},
+        "data": {
+            "source": "kjv",
+            "fingerprint": "abc",
+            "bytes": 4_200_000,
+            "splits": {"train": [0, 1_638_400]},
+        },
         "count": {
             "params": PARAMS.get(arm, 130_200),
             "params_non_embedding": PARAMS.get(arm, 130_200) - 16_384,

@@ -46,7 +46,9 @@ def compare(kind: str, fields: dict, reference, named, ours, state=None) -> None
     given, form = jax.tree.flatten(state)
     start = mixer.initial_state(B, 0) if state is None else state
 
-    inputs = [torch.tensor(np.asarray(a), requires_grad=True) for a in (x_BxTxD, *given)]
+    inputs = [
+        torch.tensor(np.asarray(a), requires_grad=True) for a in (x_BxTxD, *given)
+    ]
     outputs = reference(*inputs)
     project = lambda xs: sum((x * values(*x.shape, seed=9)).sum() for x in xs)
     weigh = lambda x: x * torch.from_numpy(values(*x.shape, seed=9))

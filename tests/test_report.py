@@ -59,6 +59,11 @@ def row_of(text, arm):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def test_how_often_the_text_was_read_is_told(whole):
+    text = text_of(whole)
+    assert "training: 819,200 tokens, 0.50 times the 1,638,400" in text
+
+
 def test_rows_drop_a_torn_line_and_keep_the_last_of_each_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [

@@ -181,10 +181,18 @@ def _circumstances(c: Comparison) -> list[str]:
         data = flat(result.get("data", {}))
         lines.append("data: " + ", ".join(f"{key} {v}" for key, v in data.items()))
     if "train_bytes" in c.yardsticks:
+        size = c.yardsticks["train_bytes"]
         lines.append(
-            f"yardsticks: {c.yardsticks['train_bytes']:,} training bytes, the models' "
-            f"own; {c.yardsticks['heldout_bytes']:,} held-out bytes"
+            f"yardsticks: {size:,} training bytes, the models' own; "
+            f"{c.yardsticks['heldout_bytes']:,} held-out bytes"
         )
+        for result in list(c.results.values())[:1]:
+            tokens = result["step"] * result["config"]["train"]["batch_tokens"]
+            start, stop = result["data"]["splits"]["train"]
+            lines.append(
+                f"training: {tokens:,} tokens, {tokens / (stop - start):.2f} times "
+                f"the {stop - start:,} of the training text"
+            )
     return lines
 
 

@@ -8,7 +8,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: E402
+from matplotlib.ticker import (  # noqa: E402
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+)
 
 from lm.intervals import Interval  # noqa: E402
 from lm.report.labels import binary, name_ends, name_lines, si  # noqa: E402
@@ -87,6 +92,7 @@ def curves(by_arm: dict[str, list[Curve]], style, xlabel, ylabel, log_x=False):
         if log_x:
             axes.set_xscale("log", base=2)
         else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             _limits(axes, [seed.y for seeds in by_arm.values() for seed in seeds])
         _finish(axes, xlabel, ylabel)
         name_ends(axes, ends, style)
