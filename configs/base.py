@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
     )
     config.eval = ConfigDict(
         dict(
-            every="25%",
+            every="10%",
             rows=32,  # windows evaluated at once
             stream_chunk=64,  # stream: tokens a step, and an attention cache
         )
@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
     # Keys that do not change the result; they are left out of the fingerprint.
     config.run = ConfigDict(
         dict(
-            checkpoint_every="25%",
+            checkpoint_every="10%",
             keep=2,
             log_every="10 steps",
             init_from=placeholder(str),  # workdir whose parameters start this run

@@ -9,6 +9,7 @@ from absl import flags
 
 from lm.arguments import Command, Flag, parse, usage
 from lm.errors import ConfigError, choose, nearest
+from lm.signals import interrupts
 
 EPILOGUE = """
 `python run.py COMMAND --help` lists the flags of a command.
@@ -32,10 +33,11 @@ def _train(values: dict, overrides: dict) -> int:
         raise ConfigError(
             f"--workdir={workdir} cannot be made: {error.strerror}"
         ) from error
-    from lm import train
+    with interrupts():  # from here on a signal saves: imports take seconds
+        from lm import train
 
-    status = train.run(config, workdir)["status"]
-    return {"done": 0, "diverged": 3, "preempted": 75}[status]
+        status = train.run(config, workdir)["status"]
+    return {"done": 0, "diverged": 3}[status]
 
 
 def _compare(values: dict, overrides: dict) -> int:

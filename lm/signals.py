@@ -143,3 +143,13 @@ def leave(code: int) -> None:
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """The active `Interrupts`, or new ones for the block."""
+    if Interrupts.active is not None:
+        yield Interrupts.active
+    else:
+        with Interrupts() as new:
+            yield new

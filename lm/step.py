@@ -1,4 +1,4 @@
-"""The training step: micro-batches summed, divided once, one update; and the forward."""
+"""The training step: micro-batches summed, divided once, one update."""
 
 import functools
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ def initial_state(model, config, seed) -> TrainState:
 
 
 def _micro(batch, count: int):
-    """[B, ...] -> [count, B / count, ...], rows dealt out so that none changes device."""
+    """[B, ...] -> [count, B / count, ...], dealt out so that no row changes device."""
     deal = lambda x: jnp.moveaxis(
         x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0
     )

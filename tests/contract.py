@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm import loss, optim, sequence
 from lm.mixers import MIXERS
 from lm.sequence import Sequence
+from tests.contract_numerics import precision, stability
 from tests.subjects import (
     LAYER,
     LAYERS,
@@ -26,33 +26,19 @@ from tests.subjects import (
     VARIANTS,
     WIDTH,
     Subject,
+    close,
     cut,
+    form,
     going_on,
     language_model,
     ragged,
+    same,
     spec,
     subject,
     tokens,
-    values,
 )
 
 LEDGER = Path(__file__).parent / "ledger.json"
-
-
-def close(got, want, tolerance: float = 1e-5) -> None:
-    """Leaves of two pytrees agree, relative to the largest value of each leaf."""
-
-    def check(got, want):
-        error = np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))
-        limit = tolerance * max(1.0, np.abs(want).max(initial=0))
-        assert error.max(initial=0) <= limit, f"differs by {error.max():.3g}"
-
-    jax.tree.map(check, got, want)
-
-
-def same(got, want) -> None:
-    """Leaves of two pytrees are bitwise equal."""
-    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def causality(name: str) -> None:
@@ -129,93 +115,6 @@ def documents(name: str) -> None:
     same(after_changed, after)
 
 
-def _form(state):
-    return jax.tree.map(lambda x: (x.shape, x.dtype), state)
-
-
-def _floats(state):
-    """(floating leaves, the function that puts others in their place)."""
-    leaves, form = jax.tree.flatten(state)
-    place = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
-
-    def rebuild(floats):
-        new = list(leaves)
-        for i, x in zip(place, floats, strict=True):
-            new[i] = x
-        return jax.tree.unflatten(form, new)
-
-    return [leaves[i] for i in place], rebuild
-
-
-def _scalar(y_BxTxD, state, valid_BxT):
-    """A random projection of valid outputs and of the state, in float32 or wider."""
-    project = lambda x, seed: jnp.sum(x * values(*x.shape, seed=seed).astype(x.dtype))
-    floats = _floats(state)[0]
-    total = project(jnp.where(valid_BxT[..., None], y_BxTxD, 0), 6)
-    return total + sum(project(x, 7 + i) for i, x in enumerate(floats))
-
-
-def precision(name: str) -> None:
-    """e. In float64, all at once is the fold of single steps, in every gradient too."""
-    with jax.enable_x64(True):
-        mixer, seq = Subject(name, jnp.float64), ragged()
-        warm = mixer.warm()
-        assert _form(warm) == _form(mixer.empty()), "a call changes the state's form"
-        start, rebuild = _floats(jax.tree.map(jnp.asarray, warm))
-
-        def once(params, x_BxTxD, floats):
-            y_BxTxD, state = mixer.call(params, x_BxTxD, seq, rebuild(floats))
-            return _scalar(y_BxTxD, state, seq.valid), (y_BxTxD, state)
-
-        def fold(params, x_BxTxD, floats):
-            def step(state, token):
-                x_BxD, *fields = token
-                seq_Bx1 = Sequence(*(field[:, None] for field in fields))
-                y_Bx1xD, state = mixer.call(params, x_BxD[:, None], seq_Bx1, state)
-                return state, y_Bx1xD[:, 0]
-
-            time_major = lambda x: jnp.swapaxes(jnp.asarray(x), 0, 1)
-            inputs = jax.tree.map(time_major, (x_BxTxD, *seq[:4]))
-            state, y_TxBxD = jax.lax.scan(step, rebuild(floats), inputs)
-            y_BxTxD = jnp.swapaxes(y_TxBxD, 0, 1)
-            return _scalar(y_BxTxD, state, seq.valid), (y_BxTxD, state)
-
-        def all_of(function):
-            grad = jax.value_and_grad(function, (0, 1, 2), has_aux=True)
-            arguments = (mixer.params, jnp.asarray(mixer.x()), start)
-            text = str(jax.make_jaxpr(grad)(*arguments))
-            assert "f32[" not in text, (
-                "it computes in float32 where it is given float64"
-            )
-            compiled = jax.jit(grad, compiler_options=QUICK)
-            (_, (y_BxTxD, state)), grads = compiled(*arguments)
-            return np.asarray(y_BxTxD)[seq.valid], state, grads
-
-        close(all_of(once), all_of(fold), 1e-9)
-
-
-def stability(name: str) -> None:
-    """f. Finite forward and backward at saturation, also for identical tokens."""
-    for dtype in (jnp.float32, jnp.bfloat16):
-        mixer = Subject(name, dtype)
-        # Attention over all tokens holds T^2 weights: 1,024 tokens keep them at 8 MB.
-        T = 1024 if mixer.mixer.state_grows else 4096
-        seq = sequence.full(1, T)
-        start, rebuild = _floats(mixer.mixer.initial_state(1, 0))
-
-        def project(params, x_BxTxD, floats):
-            y_BxTxD, state = mixer.call(params, x_BxTxD, seq, rebuild(floats))
-            assert y_BxTxD.dtype == dtype, f"its output is {y_BxTxD.dtype}"
-            return _scalar(y_BxTxD, state, seq.valid), y_BxTxD
-
-        grad = jax.jit(jax.value_and_grad(project, (0, 1, 2), has_aux=True))
-        params = jax.tree.map(lambda p: 10 * p, mixer.params)
-        for length in (T, 1):
-            x_1xTxD = np.broadcast_to(50 * values(1, length, WIDTH), (1, T, WIDTH))
-            for leaf in jax.tree.leaves(grad(params, x_1xTxD.astype(dtype), start)):
-                assert np.isfinite(np.asarray(leaf, np.float32)).all(), "not finite"
-
-
 @functools.cache
 def born(name: str) -> dict:
     """{leaf: [shape, mean, std, group]} of a mixer as LM.init makes it in LAYER."""
@@ -229,10 +128,9 @@ def born(name: str) -> dict:
     trees = (optim.paths(leaves), leaves, optim.groups(leaves))
     rows = zip(*map(jax.tree.leaves, trees), strict=True)
     number = lambda x: float(np.round(np.float64(x), 7))
+    statistics = lambda x: (list(x.shape), number(x.mean()), number(x.std()))
     return {
-        path.removeprefix(f"{block}/mixer/"): [
-            *(list(leaf.shape), number(leaf.mean()), number(leaf.std()), group)
-        ]
+        path.removeprefix(f"{block}/mixer/"): [*statistics(leaf), group]
         for path, leaf, group in rows
     }
 
@@ -267,7 +165,7 @@ def growth(name: str) -> None:
     for length in (1, PREFIX, LENGTH):
         seq = sequence.full(ROWS, length)
         _, state = mixer(mixer.x(length), seq, mixer.empty())
-        assert _form(state) == _form(mixer.empty()), "a call changes the state's form"
+        assert form(state) == form(mixer.empty()), "a call changes the state's form"
 
 
 def isolation(name: str) -> None:
@@ -303,7 +201,7 @@ def structure(name: str) -> None:
     other places, and leaves differ by up to 6e-7.
     """
     seq = sequence.from_segments(ragged().segment_ids)
-    model, _ = language_model((name,), 3, mlp="none")
+    model, _ = language_model((name,), 2, mlp="none")
     params = jax.jit(model.initial_params)(0)
 
     def all_of(model, params, unstack=lambda grads: grads):

@@ -1,4 +1,4 @@
-"""What the contract is tested on: small mixers, small models, rows that exercise them."""
+"""What is tested: small mixers, small models, and rows that exercise them."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict] = {
 
 
 def spec(name: str) -> dict:
-    """kind and fields of a registered mixer or variant; two heads where it has heads."""
+    """kind and fields of a mixer or variant; two heads where it has heads."""
     fields = {"kind": name} | VARIANTS.get(name, {})
     known = {field.name for field in dataclasses.fields(MIXERS[fields["kind"]])}
     return ({"heads": 2} if "heads" in known else {}) | fields
@@ -57,13 +57,34 @@ def going_on(segment_ids_BxT, start: int = PREFIX) -> Sequence:
 
 
 def ragged() -> Sequence:
-    """A row without a break, one padded on both sides with a reset, one with a reset."""
+    """Three rows: one document; padding, reset and padding; a reset."""
     padded = [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 0, 0]
     return going_on([[1] * LENGTH, padded, [1] * 6 + [2] * 7])
 
 
 def cut(seq: Sequence, first: int, end: int) -> Sequence:
     return Sequence(*(field[:, first:end] for field in seq[:4]))
+
+
+def close(got, want, tolerance: float = 1e-5) -> None:
+    """Leaves of two pytrees agree, relative to the largest value of each leaf."""
+
+    def check(got, want):
+        error = np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))
+        limit = tolerance * max(1.0, np.abs(want).max(initial=0))
+        assert error.max(initial=0) <= limit, f"differs by {error.max():.3g}"
+
+    jax.tree.map(check, got, want)
+
+
+def same(got, want) -> None:
+    """Leaves of two pytrees are bitwise equal."""
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def form(state):
+    """Shapes and dtypes."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype), state)
 
 
 class Alone(nn.Module):
@@ -155,3 +176,17 @@ def language_model(pattern: tuple[str, ...], depth: int | None = None, **changes
 
 def tokens(rows: int = ROWS, length: int = LENGTH, seed: int = 0):
     return np.random.default_rng(seed).integers(0, VOCAB, (rows, length), np.int32)
+
+
+def initial(model, seed: int = 0):
+    return jax.jit(model.initial_params, compiler_options=QUICK)(seed)
+
+
+def apply(model, params, tokens_BxT, seq: Sequence, capacity: int = 0):
+    """(logits, state) from the initial state."""
+
+    def run(params):
+        state = model.initial_state(len(tokens_BxT), capacity)
+        return model.apply({"params": params}, tokens_BxT, seq, state)
+
+    return jax.jit(run, compiler_options=QUICK)(params)

@@ -33,7 +33,7 @@ def filled(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def compare(kind: str, fields: dict, reference, named, ours, state=None) -> None:
-    """Ours and the reference: y, the state and all gradients within 1e-5 of the largest.
+    """y, the last state and all gradients agree within 1e-5 of the largest.
 
     Args:
       reference: (x, *leaves of the state) -> (y, *leaves of the last state), in torch.
@@ -60,7 +60,7 @@ def compare(kind: str, fields: dict, reference, named, ours, state=None) -> None
     @jax.jit
     def run(params, x_BxTxD, given):
         start_ = jax.tree.unflatten(form, given) if given else start
-        variables, seq = {"params": params}, sequence.full(B, T, start=bool(given))
+        variables, seq = {"params": params}, sequence.full(B, T, start=int(bool(given)))
         y_BxTxD, state, _ = mixer.apply(variables, x_BxTxD, seq, start_, {})
         outputs = (y_BxTxD, *(jax.tree.leaves(state) if given else ()))
         return project(outputs), outputs
@@ -79,10 +79,6 @@ def _close(got, want) -> None:
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
     jax.tree.map(check, got, want)
-
-
-def _time_major(x):
-    return x.swapaxes(0, 1)
 
 
 @pytest.mark.parametrize("hidden", [D, 20])

@@ -107,13 +107,14 @@ def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     return flat
 
 
+def changes_result(key: str) -> bool:
+    """Whether a key enters a run's result: all but those of run.*, name, data.cache."""
+    return not key.startswith("run.") and key not in ("name", "data.cache")
+
+
 def fingerprint(config: ConfigDict) -> str:
-    """12 hex digits over a resolved config's keys but run.*, name and data.cache."""
-    values = {
-        key: value
-        for key, value in flatten(config).items()
-        if not key.startswith("run.") and key not in ("name", "data.cache")
-    }
+    """12 hex digits over all keys that change the result."""
+    values = {k: v for k, v in flatten(config).items() if changes_result(k)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

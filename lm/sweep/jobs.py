@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lm import config as configs
 from lm import count, model, optim, runtime, sharding, train
 from lm.data import TrainBatches, prepare
+from lm.program import program
 
 
 def fit(config_json: str, quantity: str, target: float, by: str, vocab_size: int):
@@ -49,14 +50,14 @@ def speed(config_json: str, steps: int) -> dict:
     corpus = prepare(config.data)
     rows = config.train.batch_tokens // config.data.context
     batches = TrainBatches(corpus, config.data.context, rows, config.seed)
-    program = train.program(config, corpus.vocab_size)
+    compiled = program(config, corpus.vocab_size)
     durations = configs.durations(config, batches.steps_per_epoch)
     hyper = optim.hyper(config, durations.steps, durations.warmup)
-    state, seconds = program.init(jnp.int32(config.seed)), []
+    state, seconds = compiled.init(jnp.int32(config.seed)), []
     for step in range(steps + 2):
         begin = time.perf_counter()
-        batch = sharding.put(program.mesh, batches(step))
-        state, metrics = program.train_step(state, batch, hyper)
+        batch = sharding.put(compiled.mesh, batches(step))
+        state, metrics = compiled.train_step(state, batch, hyper)
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - begin)
     median = sorted(seconds[2:])[steps // 2]

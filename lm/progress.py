@@ -1,0 +1,62 @@
+"""Speed of training alone, and the line that a person sees."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Progress:
+    """Clock and display of one run; evaluation and compilation are not training.
+
+    On a terminal one line is written over and over; elsewhere a plain line every tenth
+    of the run. A validation always keeps its line.
+    """
+
+    def __init__(self, steps: int, batch_tokens: int, first: int):
+        self._steps, self._tokens = steps, batch_tokens
+        self._first = self._last = self._told = first
+        self._begin = time.perf_counter()
+        self._apart = 0.0
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Time in this block is not training."""
+        begin = time.perf_counter()
+        yield
+        self._apart += time.perf_counter() - begin
+
+    def seconds(self) -> float:
+        """Of training, since this process started it."""
+        return time.perf_counter() - self._begin - self._apart
+
+    def speed(self) -> dict:
+        """{"tokens_per_second", "seconds"} up to the last step that was shown."""
+        seconds = self.seconds()
+        tokens = (self._last - self._first) * self._tokens
+        return {"tokens_per_second": tokens / max(seconds, 1e-9), "seconds": seconds}
+
+    def trained(self, step: int, loss: float) -> None:
+        """After an update: its loss in nats a token."""
+        self._last = step
+        kept = step == self._steps
+        if sys.stdout.isatty():
+            self._line(f"loss {loss:.4f} nats", kept)
+        elif kept or 10 * step // self._steps > 10 * self._told // self._steps:
+            self._told = step
+            self._line(f"loss {loss:.4f} nats", True)
+
+    def validated(self, bits_per_byte: float) -> None:
+        """After a validation."""
+        self._line(f"validation {bits_per_byte:.4f} bits per byte", True)
+
+    def _line(self, what: str, kept: bool) -> None:
+        rate = self.speed()["tokens_per_second"]
+        left = (self._steps - self._last) * self._tokens / max(rate, 1e-9)
+        line = (
+            f"step {self._last}/{self._steps}  {what}  {rate:,.0f} tokens/s  "
+            f"{int(left) // 60}:{int(left) % 60:02d} left"
+        )
+        if sys.stdout.isatty():
+            line = f"\r{line:<79}"
+        print(line, end="\n" if kept else "", flush=True)
