@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
     # Keys that do not change the result; they are left out of the fingerprint.
     config.run = ConfigDict(
         dict(
-            checkpoint_every="10%",
+            checkpoint_every="25%",
             keep=2,
             log_every="10 steps",
             init_from=placeholder(str),  # workdir whose parameters start this run
