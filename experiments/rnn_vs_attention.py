@@ -36,7 +36,12 @@ def runs(tier):
     changes = {
         "smoke": text | {"train.duration": "8 steps", "data.eval_bytes": 8_192},
         "tiny": text,
-        "small": {"model.width": 96, "model.depth": 6, "train.duration": "600 steps"},
+        "small": {
+            "data.eval_bytes": 65_536,
+            "model.width": 96,
+            "model.depth": 6,
+            "train.duration": "600 steps",
+        },
     }[tier]
     window = {"model.mixers.window": {"kind": "attention", "window": 64}}
     config = load("configs/base.py", window | changes)
@@ -45,7 +50,7 @@ def runs(tier):
     if tier == "tiny":
         arms = ("attention", "lstm", "lstm+attention", "rglru+window")
         return Runs(config, (0, 1, 2), 6e-3, (MATCH,), arms)
-    larger = Match("params", 500_000, by="model.mlp_width")
+    larger = Match("params", 640_000, by="model.mlp_width")
     ladder = Ladder(start=5e-4, ratio=2, rungs=6)
     return Runs(config, (0, 1, 2), ladder, (larger, Match("width")))
 

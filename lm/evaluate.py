@@ -6,15 +6,20 @@ stated size, is carried through the text.
 """
 
 import functools
+import json
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from lm import config as configs
-from lm import step
-from lm.data import prepare, stream_batches, window_batches
+from lm import count, sharding, signals, step
+from lm import model as models
+from lm.checkpoint import Checkpoints
+from lm.config import ConfigError
+from lm.data import Batch, prepare, stream_batches, window_batches
 
 BLOCK = 2_000  # tokens; the unit of the bootstrap over text
 
@@ -28,16 +33,12 @@ def window(model, params, corpus, split: str, config) -> dict:
     """EVAL of a split, state reset at each window of data.context tokens."""
     rows, context = config.eval.rows, config.data.context
     empty = model.initial_state(rows, 0)
-    parts = []
-    for batch in window_batches(corpus, split, context, rows):
-        nats_BxT, _ = _forward(model)(params, batch, empty)
-        parts.append((batch, np.asarray(nats_BxT)))
-    # Rows of a batch follow each other in the text.
-    text = [_flat(batch, nats_BxT, axis=None) for batch, nats_BxT in parts]
-    joined = [np.concatenate(column) for column in zip(*text, strict=True)]
-    return {"protocol": "window", "context": context, "cache": 0} | summarise(
-        *joined, corpus.bytes_per_token
-    )
+    batches = window_batches(corpus, split, context, rows)
+    forward = lambda batch: _forward(model)(params, batch, empty)[0]
+    # Rows follow each other in the text.
+    tokens = _tokens(forward, sharding.over(params, batches), axis=0)
+    settings = {"protocol": "window", "context": context, "cache": 0}
+    return settings | summarise(*tokens, corpus.bytes_per_token)
 
 
 def stream(model, params, corpus, split: str, config) -> dict:
@@ -50,20 +51,28 @@ def stream(model, params, corpus, split: str, config) -> dict:
         return {"unavailable": "learned positions end at data.context"}
     rows, chunk = config.eval.rows, config.eval.stream_chunk
     state = model.initial_state(rows, chunk)
-    lanes = []
-    for batch in stream_batches(corpus, split, chunk, rows):
+
+    def forward(batch):
+        nonlocal state
         nats_BxT, state = _forward(model)(params, batch, state)
-        lanes.append(_flat(batch, np.asarray(nats_BxT), axis=1))
-    columns = zip(*lanes, strict=True)
-    joined = [np.concatenate(column, axis=1).reshape(-1) for column in columns]
-    return {"protocol": "stream", "context": chunk, "cache": chunk} | summarise(
-        *joined, corpus.bytes_per_token
-    )
+        return nats_BxT
+
+    batches = stream_batches(corpus, split, chunk, rows)
+    # A row goes on in the next batch.
+    tokens = _tokens(forward, sharding.over(params, batches), axis=1)
+    settings = {"protocol": "stream", "context": chunk, "cache": chunk}
+    return settings | summarise(*tokens, corpus.bytes_per_token)
 
 
-def _flat(batch, nats_BxT, axis: int | None):
-    columns = (nats_BxT, batch.weights, batch.targets, batch.seq.positions)
-    return columns if axis else tuple(column.reshape(-1) for column in columns)
+def _tokens(forward: Callable, batches: Iterable[Batch], axis: int) -> list:
+    """[nats, weights, targets, positions] of all tokens, [N], in the text's order."""
+    parts = []
+    for batch in batches:
+        signals.check()
+        columns = (forward(batch), batch.weights, batch.targets, batch.seq.positions)
+        parts.append(jax.device_get(columns))
+    columns = zip(*parts, strict=True)
+    return [np.concatenate(column, axis).reshape(-1) for column in columns]
 
 
 def summarise(nats_N, weights_N, targets_N, positions_N, bytes_per_token_V) -> dict:
@@ -71,33 +80,30 @@ def summarise(nats_N, weights_N, targets_N, positions_N, bytes_per_token_V) -> d
     kept = weights_N > 0
     nats_N = nats_N[kept].astype(np.float64)
     bytes_N = np.asarray(bytes_per_token_V)[targets_N[kept]].astype(np.int64)
-    positions_N = positions_N[kept]
-    edges = range(0, len(nats_N), BLOCK)
-    per_token = nats_N.mean()
+    nats, size = float(nats_N.sum()), int(bytes_N.sum())
+    blocks = [slice(i, i + BLOCK) for i in range(0, len(nats_N), BLOCK)]
+    with np.errstate(over="ignore"):  # a perplexity beyond float64 is inf
+        perplexity = float(np.exp(nats / len(nats_N)))
     return {
         "tokens": len(nats_N),
-        "bytes": int(bytes_N.sum()),
-        "nats": float(nats_N.sum()),
-        "nats_per_token": float(per_token),
-        "bits_per_byte": float(nats_N.sum() / bytes_N.sum() / math.log(2)),
-        "perplexity": float(np.exp(per_token)),
-        "by_position": by_position(nats_N, positions_N),
-        "blocks": [
-            [float(nats_N[i : i + BLOCK].sum()), int(bytes_N[i : i + BLOCK].sum())]
-            for i in edges
-        ],
+        "bytes": size,
+        "nats": nats,
+        "nats_per_token": nats / len(nats_N),
+        "bits_per_byte": nats / size / math.log(2),
+        "perplexity": perplexity,
+        "by_position": by_position(nats_N, positions_N[kept]),
+        "blocks": [[float(nats_N[b].sum()), int(bytes_N[b].sum())] for b in blocks],
     }
 
 
 def by_position(nats_N, positions_N) -> list:
-    """[first, last, nats a token] of positions 0, 1, 2-3, 4-7, ... in the document."""
-    bucket_N = np.where(positions_N > 0, np.log2(np.maximum(positions_N, 1)) + 1, 0)
-    bucket_N = bucket_N.astype(int)
+    """[first, last, nats a token] of positions 0, 1, 2-3, 4-7, ... since the reset."""
+    bucket_N = np.frexp(positions_N)[1]  # p < 2 ** bucket, exactly
     rows = []
     for bucket in np.unique(bucket_N):
-        first = 0 if bucket == 0 else 2 ** (bucket - 1)
-        last = 0 if bucket == 0 else 2**bucket - 1
-        rows.append([int(first), int(last), float(nats_N[bucket_N == bucket].mean())])
+        inside = bucket_N == bucket
+        first, last = 2**bucket // 2, positions_N[inside].max()
+        rows.append([int(first), int(last), float(nats_N[inside].mean())])
     return rows
 
 
@@ -107,6 +113,12 @@ PROTOCOLS = {"window": window, "stream": stream}
 def run(workdir: Path, split: str, protocols: tuple[str, ...]) -> dict:
     """{protocol: EVAL} of the newest checkpoint of a workdir."""
     config, model, params, corpus = load(workdir)
+    trained_on = json.loads((workdir / "data.json").read_text())["fingerprint"]
+    if corpus.fingerprint != trained_on:
+        raise ConfigError(
+            f"the text of {workdir} has changed since (fingerprint {trained_on[:12]}, "
+            f"now {corpus.fingerprint[:12]}): restore it"
+        )
     return {
         name: PROTOCOLS[name](model, params, corpus, split, config)
         for name in protocols
@@ -115,21 +127,13 @@ def run(workdir: Path, split: str, protocols: tuple[str, ...]) -> dict:
 
 def load(workdir: Path):
     """(config, model, params, corpus) of the newest checkpoint of a workdir."""
-    from lm import count, model
-    from lm.checkpoint import Checkpoints
-
     config = configs.from_json((workdir / "config.json").read_text())
     corpus = prepare(config.data)
-    built = model.build(config, corpus.vocab_size)
+    model = models.build(config, corpus.vocab_size)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep)
     latest = checkpoints.latest()
     if latest is None:
-        raise configs.ConfigError(f"{workdir} has no checkpoint yet: train it first")
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        count.abstract_params(built),
-    )
-    params = checkpoints.restore_params(latest, abstract)
+        raise ConfigError(f"{workdir} has no checkpoint yet: train it first")
+    params = checkpoints.restore_params(latest, count.abstract_params(model))
     checkpoints.close()
-    return config, built, params, corpus
+    return config, model, params, corpus

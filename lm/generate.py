@@ -7,31 +7,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import config as configs
-from lm import sequence
+from lm import evaluate, sequence, signals
+from lm.config import ConfigError
 from lm.sequence import Sequence
 
 BUCKET = 64  # prompts and caches grow in steps of this, so that few shapes compile
 
 
-def choose(logits_BxV, key, temperature, top_k: int, top_p: float):
+def choose(logits_BxV, keys_B, temperature, top_k: int, top_p: float):
     """Ids [B] drawn from softmax(logits / temperature), or the best at temperature 0.
 
     top_k > 0 keeps the k best; top_p < 1 the smallest set of best tokens whose
-    probability reaches top_p (arXiv 1904.09751). Row b draws with its own key.
+    probability reaches top_p (arXiv 1904.09751), taken among the k. Row b draws with
+    its own key.
     """
     V = logits_BxV.shape[-1]
     scaled_BxV = logits_BxV / jnp.maximum(temperature, 1e-6)
     if 0 < top_k < V or top_p < 1:
         order_BxV = jnp.argsort(-scaled_BxV, -1)
         sorted_BxV = jnp.take_along_axis(scaled_BxV, order_BxV, -1)
+        if 0 < top_k < V:
+            sorted_BxV = jnp.where(jnp.arange(V) < top_k, sorted_BxV, -jnp.inf)
         probability_BxV = jax.nn.softmax(sorted_BxV, -1)
         before_BxV = jnp.cumsum(probability_BxV, -1) - probability_BxV
-        keep_BxV = (before_BxV < top_p) & (jnp.arange(V) < (top_k or V))
-        sorted_BxV = jnp.where(keep_BxV, sorted_BxV, -jnp.inf)
+        sorted_BxV = jnp.where(before_BxV < top_p, sorted_BxV, -jnp.inf)
         rows_Bx1 = jnp.arange(len(order_BxV))[:, None]
         scaled_BxV = scaled_BxV.at[rows_Bx1, order_BxV].set(sorted_BxV)
-    keys_B = jax.vmap(lambda b: jax.random.fold_in(key, b))(jnp.arange(len(logits_BxV)))
     drawn_B = jax.vmap(jax.random.categorical)(keys_B, scaled_BxV)
     return jnp.where(temperature == 0, jnp.argmax(logits_BxV, -1), drawn_B)
 
@@ -46,12 +47,12 @@ def _functions(model, top_k: int, top_p: float):
         return jnp.take_along_axis(logits_BxTxV, last_Bx1x1, 1)[:, 0], state
 
     def step(params, state, logits_BxV, position_B, seed, temperature):
-        key = jax.random.fold_in(jax.random.key(seed), position_B.max())
-        token_B = choose(logits_BxV, key, temperature, top_k, top_p)
+        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        keys_B = fold(jax.random.key(seed), jnp.arange(len(position_B)))
+        keys_B = jax.vmap(jax.random.fold_in)(keys_B, position_B)
+        token_B = choose(logits_BxV, keys_B, temperature, top_k, top_p)
         ones_Bx1 = jnp.ones((len(token_B), 1), jnp.int32)
-        seq = Sequence(
-            ones_Bx1, position_B[:, None], jnp.zeros_like(ones_Bx1, bool), ones_Bx1 > 0
-        )
+        seq = Sequence(ones_Bx1, position_B[:, None], ones_Bx1 == 0, ones_Bx1 == 1)
         logits_Bx1xV, state = model.apply(
             {"params": params}, token_B[:, None], seq, state
         )
@@ -73,24 +74,28 @@ def continuations(
 ) -> np.ndarray:
     """`count` ids after each prompt, int32 [len(prompts), count].
 
+    The draws of row b follow (seed, b, position) alone.
+
     Args:
       model, params: as trained; they are unrolled here, one leaf a layer.
       prompts: ids, one or more each; they may differ in length.
 
     Raises:
-      ValueError: an empty prompt, or more tokens than learned positions.
+      ConfigError: an empty prompt, or more tokens than learned positions.
     """
     lengths = np.array([len(prompt) for prompt in prompts])
+    longest = int(lengths.max())
     if lengths.min() == 0:
-        raise ValueError("a prompt has no token: give at least one character")
-    total = int(lengths.max()) + count
-    if model.positions and total > model.positions:
-        raise ValueError(
-            f"prompt and continuation are {total} tokens and the model has "
-            f"{model.positions} learned positions: ask for at most "
-            f"{model.positions - int(lengths.max())} tokens"
+        raise ConfigError("a prompt has no token: give at least one character")
+    # The last token drawn is never read.
+    if model.positions and longest + count - 1 > model.positions:
+        room = model.positions + 1 - longest
+        raise ConfigError(
+            f"a prompt of {longest} tokens and {count} more pass the model's "
+            f"{model.positions} learned positions: "
+            + (f"ask for at most {room} tokens" if room > 0 else "shorten the prompt")
         )
-    width = -(-int(lengths.max()) // BUCKET) * BUCKET
+    width = -(-longest // BUCKET) * BUCKET
     if model.positions:
         width = min(width, model.positions)
     valid_BxT = np.arange(width) < lengths[:, None]
@@ -100,28 +105,39 @@ def continuations(
     unrolled, leaves = model.unrolled(), model.unstack(params)
     prefill, step = _functions(unrolled, top_k, top_p)
     # The cache never overflows: it has a slot for each token of the longest row.
-    capacity = -(-total // BUCKET) * BUCKET
+    capacity = -(-(longest + count) // BUCKET) * BUCKET
     state = unrolled.initial_state(len(prompts), capacity)
     logits_BxV, state = prefill(
         leaves, tokens_BxT, sequence.from_segments(valid_BxT), state, lengths
     )
     position_B, out = jnp.asarray(lengths, jnp.int32), []
     for _ in range(count):
+        signals.check()
         token_B, logits_BxV, position_B, state = step(
             leaves, state, logits_BxV, position_B, seed, jnp.float32(temperature)
         )
         out.append(token_B)
-    return np.stack([np.asarray(token_B) for token_B in out], 1)
+    return np.stack(jax.device_get(out), 1)
 
 
-def text(model, params, corpus, prompts: list[str], count: int, config, **how):
-    """Each prompt with its continuation; bytes that are no UTF-8 become U+FFFD."""
+def text(model, params, corpus, prompts: list[str], count: int, **how) -> list[str]:
+    """Each prompt with its continuation; bytes that are no UTF-8 become U+FFFD.
+
+    `how`: the keywords of `continuations`.
+    """
     ids = [corpus.encode(prompt) for prompt in prompts]
-    if model.positions:
-        count = min(count, model.positions - max(map(len, ids)))
-    new = continuations(model, params, ids, count, seed=config.seed, **how)
+    new = continuations(model, params, ids, count, **how)
     both = (np.concatenate(pair) for pair in zip(ids, new, strict=True))
     return [corpus.decode(row).decode(errors="replace") for row in both]
+
+
+def sample(model, params, corpus, prompt: str, count: int, seed: int) -> str:
+    """A text for a person to look at; cut to what learned positions allow."""
+    if model.positions:
+        # ASCII and other text alike: one byte is at least one token's room.
+        prompt = prompt[: max(model.positions // 2, 1)]
+        count = min(count, model.positions - len(corpus.encode(prompt)))
+    return text(model, params, corpus, [prompt], count, seed=seed)[0]
 
 
 def run(
@@ -135,22 +151,15 @@ def run(
     n: int,
 ) -> list[str]:
     """`n` continuations of each prompt by the newest checkpoint of a workdir."""
-    from lm import evaluate
-
-    config, model, params, corpus = evaluate.load(workdir)
-    ids = [corpus.encode(prompt) for prompt in prompts for _ in range(n)]
-    try:
-        new = continuations(
-            model,
-            params,
-            ids,
-            tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise configs.ConfigError(str(error)) from error
-    both = (np.concatenate(pair) for pair in zip(ids, new, strict=True))
-    return [corpus.decode(row).decode(errors="replace") for row in both]
+    _, model, params, corpus = evaluate.load(workdir)
+    return text(
+        model,
+        params,
+        corpus,
+        [prompt for prompt in prompts for _ in range(n)],
+        tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )

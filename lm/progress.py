@@ -13,27 +13,34 @@ class Progress:
     of the run. A validation always keeps its line.
     """
 
-    def __init__(self, steps: int, batch_tokens: int, first: int):
+    def __init__(self, steps: int, batch_tokens: int, step: int, seconds: float):
+        """Earlier processes did `step` updates in `seconds`."""
         self._steps, self._tokens = steps, batch_tokens
-        self._first = self._last = self._told = first
-        self._begin = time.perf_counter()
-        self._apart = 0.0
+        self._last = self._told = step
+        self._seconds = seconds
+        self._since: float | None = None  # None: the clock stands
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
 
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Time in this block is not training."""
-        begin = time.perf_counter()
-        yield
-        self._apart += time.perf_counter() - begin
+        self._seconds, self._since = self.seconds(), None
+        try:
+            yield
+        finally:
+            self.start()
 
     def seconds(self) -> float:
-        """Of training, since this process started it."""
-        return time.perf_counter() - self._begin - self._apart
+        """Of training, in this process and in earlier ones."""
+        if self._since is None:
+            return self._seconds
+        return self._seconds + time.perf_counter() - self._since
 
     def speed(self) -> dict:
         """{"tokens_per_second", "seconds"} up to the last step that was shown."""
-        seconds = self.seconds()
-        tokens = (self._last - self._first) * self._tokens
+        seconds, tokens = self.seconds(), self._last * self._tokens
         return {"tokens_per_second": tokens / max(seconds, 1e-9), "seconds": seconds}
 
     def trained(self, step: int, loss: float) -> None:

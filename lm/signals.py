@@ -132,6 +132,12 @@ def shield():
     return Interrupts.active.shield() if Interrupts.active else nullcontext()
 
 
+def check() -> None:
+    """Raise `Preempted` if a signal has come to the active `Interrupts`."""
+    if Interrupts.active:
+        Interrupts.active.check()
+
+
 def leave(code: int) -> None:
     """Flush and exit with `code`, running no finalizer.
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lm import layers, loss, optim, sharding
 
@@ -67,7 +68,9 @@ def train_step(model, config, micro_batches: int, state: TrainState, batch, hype
     params, moments, metrics = optim.update(
         config, grads, state.optimizer, state.params, state.step, hyper
     )
-    metrics |= {"loss": sum_nats / sum_weights}
+    # With the norm of the new parameters every way to diverge shows in the metrics.
+    norm = optax.global_norm(params)
+    metrics |= {"loss": sum_nats / sum_weights, "param_norm": norm}
     return TrainState(params, moments, state.step + 1), metrics
 
 
