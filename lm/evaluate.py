@@ -32,7 +32,7 @@ def _forward(model):
 def window(model, params, corpus, split: str, config) -> dict:
     """EVAL of a split, state reset at each window of data.context tokens."""
     rows, context = config.eval.rows, config.data.context
-    empty = model.initial_state(rows, 0)
+    empty = step.empty_state(model, params, rows, 0)
     batches = window_batches(corpus, split, context, rows)
     forward = lambda batch: _forward(model)(params, batch, empty)[0]
     # Rows follow each other in the text.
@@ -50,7 +50,7 @@ def stream(model, params, corpus, split: str, config) -> dict:
     if model.positions:
         return {"unavailable": "learned positions end at data.context"}
     rows, chunk = config.eval.rows, config.eval.stream_chunk
-    state = model.initial_state(rows, chunk)
+    state = step.empty_state(model, params, rows, chunk)
 
     def forward(batch):
         nonlocal state

@@ -2,25 +2,35 @@
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import evaluate, sequence, signals
+from lm import evaluate, sequence, sharding, signals
 from lm.config import ConfigError
 from lm.sequence import Sequence
+from lm.step import empty_state
 
 BUCKET = 64  # prompts and caches grow in steps of this, so that few shapes compile
 
 
-def choose(logits_BxV, keys_B, temperature, top_k: int, top_p: float):
-    """Ids [B] drawn from softmax(logits / temperature), or the best at temperature 0.
+class Sampling(NamedTuple):
+    """How tokens are drawn; the draws of row b follow (seed, b, position) alone.
 
-    top_k > 0 keeps the k best; top_p < 1 the smallest set of best tokens whose
-    probability reaches top_p (arXiv 1904.09751), taken among the k. Row b draws with
-    its own key.
+    temperature 0 is greedy. top_k > 0 keeps the k likeliest tokens; top_p < 1 then
+    keeps the fewest likeliest whose probability reaches top_p (arXiv 1904.09751).
     """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def choose(logits_BxV, keys_B, temperature, top_k: int, top_p: float):
+    """Ids [B] drawn from softmax(logits / temperature) as `Sampling` says, by key."""
     V = logits_BxV.shape[-1]
     scaled_BxV = logits_BxV / jnp.maximum(temperature, 1e-6)
     if 0 < top_k < V or top_p < 1:
@@ -62,19 +72,9 @@ def _functions(model, top_k: int, top_p: float):
 
 
 def continuations(
-    model,
-    params,
-    prompts: list[np.ndarray],
-    count: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    model, params, prompts: list[np.ndarray], count: int, how: Sampling
 ) -> np.ndarray:
     """`count` ids after each prompt, int32 [len(prompts), count].
-
-    The draws of row b follow (seed, b, position) alone.
 
     Args:
       model, params: as trained; they are unrolled here, one leaf a layer.
@@ -87,13 +87,10 @@ def continuations(
     longest = int(lengths.max())
     if lengths.min() == 0:
         raise ConfigError("a prompt has no token: give at least one character")
-    # The last token drawn is never read.
-    if model.positions and longest + count - 1 > model.positions:
-        room = model.positions + 1 - longest
+    if model.positions and longest + count > model.positions:
         raise ConfigError(
             f"a prompt of {longest} tokens and {count} more pass the model's "
-            f"{model.positions} learned positions: "
-            + (f"ask for at most {room} tokens" if room > 0 else "shorten the prompt")
+            f"{model.positions} learned positions: shorten the prompt or ask for less"
         )
     width = -(-longest // BUCKET) * BUCKET
     if model.positions:
@@ -103,41 +100,39 @@ def continuations(
     tokens_BxT[valid_BxT] = np.concatenate(prompts)
 
     unrolled, leaves = model.unrolled(), model.unstack(params)
-    prefill, step = _functions(unrolled, top_k, top_p)
+    prefill, step = _functions(unrolled, how.top_k, how.top_p)
     # The cache never overflows: it has a slot for each token of the longest row.
     capacity = -(-(longest + count) // BUCKET) * BUCKET
-    state = unrolled.initial_state(len(prompts), capacity)
+    state = empty_state(unrolled, leaves, len(prompts), capacity)
     logits_BxV, state = prefill(
         leaves, tokens_BxT, sequence.from_segments(valid_BxT), state, lengths
     )
-    position_B, out = jnp.asarray(lengths, jnp.int32), []
+    position_B = jax.device_put(lengths.astype(np.int32), sharding.beside(params))
+    out = []
     for _ in range(count):
         signals.check()
         token_B, logits_BxV, position_B, state = step(
-            leaves, state, logits_BxV, position_B, seed, jnp.float32(temperature)
+            leaves, state, logits_BxV, position_B, how.seed, how.temperature
         )
         out.append(token_B)
     return np.stack(jax.device_get(out), 1)
 
 
-def text(model, params, corpus, prompts: list[str], count: int, **how) -> list[str]:
-    """Each prompt with its continuation; bytes that are no UTF-8 become U+FFFD.
-
-    `how`: the keywords of `continuations`.
-    """
-    ids = [corpus.encode(prompt) for prompt in prompts]
-    new = continuations(model, params, ids, count, **how)
-    both = (np.concatenate(pair) for pair in zip(ids, new, strict=True))
-    return [corpus.decode(row).decode(errors="replace") for row in both]
+def text(model, params, corpus, prompts: list[np.ndarray], count: int, how) -> list:
+    """Each prompt with its continuation; bytes that are no UTF-8 become U+FFFD."""
+    new = continuations(model, params, prompts, count, how)
+    both = (np.concatenate(pair) for pair in zip(prompts, new, strict=True))
+    return [corpus.decode(ids).decode(errors="replace") for ids in both]
 
 
-def sample(model, params, corpus, prompt: str, count: int, seed: int) -> str:
-    """A text for a person to look at; cut to what learned positions allow."""
+def sample(model, params, corpus, config) -> str:
+    """What follows run.prompt, as far as learned positions go: for a person to read."""
+    prompt, count = corpus.encode(config.run.prompt), config.run.sample_tokens
     if model.positions:
-        # ASCII and other text alike: one byte is at least one token's room.
-        prompt = prompt[: max(model.positions // 2, 1)]
-        count = min(count, model.positions - len(corpus.encode(prompt)))
-    return text(model, params, corpus, [prompt], count, seed=seed)[0]
+        prompt = prompt[: model.positions // 2 + 1]
+        count = min(count, model.positions - len(prompt))
+    how = Sampling(seed=config.seed)
+    return text(model, params, corpus, [prompt], count, how)[0]
 
 
 def run(
@@ -152,14 +147,6 @@ def run(
 ) -> list[str]:
     """`n` continuations of each prompt by the newest checkpoint of a workdir."""
     _, model, params, corpus = evaluate.load(workdir)
-    return text(
-        model,
-        params,
-        corpus,
-        [prompt for prompt in prompts for _ in range(n)],
-        tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
+    ids = [corpus.encode(prompt) for prompt in prompts for _ in range(n)]
+    how = Sampling(temperature, top_k, top_p, seed)
+    return text(model, params, corpus, ids, tokens, how)

@@ -1,4 +1,4 @@
-"""A model with its mesh and compiled step, shared by runs that differ in numbers only."""
+"""A model, its mesh and its compiled step, shared by runs that differ in numbers."""
 
 import functools
 import json
@@ -71,7 +71,7 @@ class Program:
 
     @functools.cached_property
     def train_step(self):
-        """The compiled step; the first access compiles it, and a signal may end that."""
+        """The step; the first access compiles it, and a signal may end that."""
         begin = time.perf_counter()
         rows, micro_batches = batch_shape(self._config, self.mesh.size)
         jitted = step.jit_train_step(
@@ -86,7 +86,7 @@ class Program:
 
 
 def batch_shape(config, devices: int) -> tuple[int, int]:
-    """(rows of the global batch, micro-batches); a batch that no split fits is an error.
+    """(rows of the global batch, micro-batches); ConfigError if no split fits.
 
     The fewest micro-batches at which no device holds more than train.micro_tokens.
     """

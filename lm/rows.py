@@ -73,7 +73,7 @@ class Rows:
             if step not in self.validated:
                 self._append("validation", step, values)
                 self.validated.add(step)
-        self._progress.validated(step, result["bits_per_byte"])
+        self._progress.validated(result["bits_per_byte"])
 
     def _append(self, kind: str, step: int, values: dict, **more) -> None:
         row = {"kind": kind, "step": step, "tokens": step * self._tokens}

@@ -1,11 +1,13 @@
 """Meshes and shardings, decided outside the model by the path of a leaf."""
 
 import re
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from lm.errors import ConfigError
 from lm.optim import paths
 
 AXES = ("data", "fsdp")
@@ -16,7 +18,10 @@ REPLICATED = r"(bias|scale|/decay)$"
 
 
 def mesh(config) -> jax.sharding.Mesh:
-    """The mesh of config.mesh over all devices; -1 takes the devices that are left."""
+    """The mesh of config.mesh over all devices; -1 takes the devices that are left.
+
+    ConfigError where the axes do not make up the devices.
+    """
     devices = jax.devices()
     sizes = {axis: config.mesh[axis] for axis in AXES}
     fixed = int(np.prod([s for s in sizes.values() if s > 0]))
@@ -24,9 +29,10 @@ def mesh(config) -> jax.sharding.Mesh:
         if size < 0:
             sizes[axis] = len(devices) // fixed
     if int(np.prod(list(sizes.values()))) != len(devices):
-        raise ValueError(
+        raise ConfigError(
             f"mesh.data={config.mesh.data} and mesh.fsdp={config.mesh.fsdp} do not "
-            f"make {len(devices)} devices: set mesh.fsdp to a divisor and mesh.data=-1"
+            f"make the {len(devices)} devices there are: set mesh.data=-1 and "
+            "mesh.fsdp to a divisor of them"
         )
     # Explicit axes, the default of make_mesh, break gathers of sharded embeddings.
     return jax.make_mesh(
@@ -61,7 +67,22 @@ def replicated(mesh) -> NamedSharding:
 
 
 def put(mesh, batch):
-    """A host batch, [B, ...] leaves, onto the mesh by rows: the same on one host or more."""
+    """A host batch, [B, ...] leaves, onto the mesh by rows, on one host or more."""
     sharding = rows(mesh)
     make = lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
     return jax.tree.map(make, batch)
+
+
+def beside(params):
+    """The sharding of a value that all devices of `params` hold."""
+    placed = jax.tree.leaves(params)[0].sharding
+    return replicated(placed.mesh) if isinstance(placed, NamedSharding) else placed
+
+
+def over(params, batches: Iterable) -> Iterator:
+    """Batches on the mesh of `params`; as they are where their rows do not divide."""
+    placed = jax.tree.leaves(params)[0].sharding
+    size = placed.mesh.size if isinstance(placed, NamedSharding) else 1
+    for batch in batches:
+        divides = size > 1 and len(batch.tokens) % size == 0
+        yield put(placed.mesh, batch) if divides else batch

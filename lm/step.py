@@ -85,6 +85,17 @@ def jit_train_step(model, config, mesh, state_sharding, micro_batches: int):
     )
 
 
+def empty_state(model, params, rows: int, capacity: int):
+    """The model's state before any token, on the devices of `params`."""
+    return _empty_state(model, sharding.beside(params))(rows, capacity)
+
+
+@functools.lru_cache(maxsize=16)
+def _empty_state(model, placed):
+    # One program, placed as what `forward` gives back: else both compile again.
+    return jax.jit(model.initial_state, static_argnums=(0, 1), out_shardings=placed)
+
+
 def forward(model, params, batch, state):
     """Nats of every token of a batch, [B, T], and the state after it."""
     logits_BxTxV, state = model.apply(

@@ -213,11 +213,9 @@ def _same_data(corpus, workdir: Path) -> None:
 
 
 def _sample(model, params, corpus, config, workdir: Path, step: int) -> None:
-    """Writes samples/STEP.txt: the prompt of the config and what follows it."""
-    if config.run.sample_tokens == 0:
-        return
-    prompts, tokens = [config.run.prompt], config.run.sample_tokens
-    text = generate.text(model, params, corpus, prompts, tokens, config.seed)[0]
-    path = workdir / "samples" / f"{step}.txt"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    """Writes samples/STEP.txt."""
+    if config.run.sample_tokens:
+        path = workdir / "samples" / f"{step}.txt"
+        path.parent.mkdir(exist_ok=True)
+        text = generate.sample(model, params, corpus, config)
+        path.write_text(text, encoding="utf-8")

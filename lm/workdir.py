@@ -9,10 +9,12 @@ from pathlib import Path
 
 import filelock
 
+from lm.errors import ConfigError
+
 
 @contextmanager
 def workdir_lock(workdir: Path) -> Iterator[None]:
-    """Hold a workdir for one trainer; ValueError naming the holder if another has it.
+    """Hold a workdir for one trainer; ConfigError naming the holder if another has it.
 
     The system drops the lock when its process ends, however it ends.
     """
@@ -23,7 +25,7 @@ def workdir_lock(workdir: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         holder = path.read_text().strip() or "another process"
-        raise ValueError(
+        raise ConfigError(
             f"workdir {workdir} is in use by {holder}: stop that run or name another "
             "workdir"
         ) from None

@@ -1,0 +1,222 @@
+"""Continuations: greedy ones against full forwards, drawn ones against the softmax."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import generate, sequence, train
+from lm.config import ConfigError
+from lm.generate import Sampling, choose, continuations
+from lm.mixers import MIXERS
+from tests import trained
+from tests.subjects import VOCAB, initial, language_model, tokens, values
+
+PROMPTS = [tokens(1, n, seed=n)[0] for n in (9, 1, 5)]
+COUNT, LENGTH = 12, 24
+GREEDY = Sampling(temperature=0.0)
+
+
+@functools.cache
+def subject(pattern: tuple[str, ...], **changes):
+    """(model, parameters off their initial values)."""
+    model, _ = language_model(pattern, max(2, len(pattern)), **changes)
+    noise = lambda p: p + 0.5 * values(*p.shape, seed=p.size)
+    return model, jax.tree.map(noise, initial(model))
+
+
+def by_full_forwards(model, params, prompt):
+    """The greedy continuation, each token from a forward over all before it."""
+
+    @jax.jit
+    def best(text_1xT, seq, n):
+        state = model.initial_state(1, 0)
+        logits, _ = model.apply({"params": params}, text_1xT, seq, state)
+        return jnp.argmax(logits[0, n - 1])
+
+    text_1xT = np.zeros((1, LENGTH), np.int32)
+    text_1xT[0, : len(prompt)] = prompt
+    for n in range(len(prompt), len(prompt) + COUNT):
+        seq = sequence.from_segments((np.arange(LENGTH) < n)[None])
+        text_1xT[0, n] = best(text_1xT, seq, n)
+    return text_1xT[0, len(prompt) : len(prompt) + COUNT]
+
+
+@pytest.mark.parametrize(
+    "pattern", [*((name,) for name in MIXERS), ("lstm", "attention"), ("window",)]
+)
+def test_greedy_is_the_best_of_full_forwards_for_ragged_prompts(pattern):
+    model, params = subject(pattern)
+    want = [by_full_forwards(model, params, prompt) for prompt in PROMPTS]
+    got = continuations(model, params, PROMPTS, COUNT, GREEDY)
+    assert got.shape == (len(PROMPTS), COUNT) and got.dtype == np.int32
+    np.testing.assert_array_equal(got, want)
+    assert len(np.unique(got)) > 2, "the model says too little to be a test"
+
+
+def test_learned_positions_are_those_of_the_row():
+    model, params = subject(("attention_plain",), position="learned")
+    want = [by_full_forwards(model, params, prompt) for prompt in PROMPTS]
+    got = continuations(model, params, PROMPTS, COUNT, GREEDY)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_long_prompt_grows_the_cache(monkeypatch):
+    model, params = subject(("attention",))
+    want = continuations(model, params, PROMPTS, COUNT, GREEDY)
+    monkeypatch.setattr(generate, "BUCKET", 4)
+    np.testing.assert_array_equal(
+        continuations(model, params, PROMPTS, COUNT, GREEDY), want
+    )
+
+
+def test_draws_follow_the_seed_and_the_row_alone():
+    model, params = subject(("lstm",))
+    draw = lambda prompts, **how: continuations(
+        model, params, prompts, COUNT, Sampling(**how)
+    )
+    first = draw(PROMPTS, seed=3)
+    np.testing.assert_array_equal(draw(PROMPTS, seed=3), first)
+    assert (draw(PROMPTS, seed=4) != first).any(1).all()
+    others = [PROMPTS[0], tokens(1, 14, seed=8)[0], PROMPTS[2]]
+    changed = draw(others, seed=3)
+    np.testing.assert_array_equal(changed[[0, 2]], first[[0, 2]])
+    copies = draw([PROMPTS[2]] * 4, seed=3)
+    assert len({row.tobytes() for row in copies}) == 4
+    np.testing.assert_array_equal(copies[2], first[2])
+    np.testing.assert_array_equal(draw([PROMPTS[0]], seed=3)[0], first[0])
+
+
+def test_a_row_draws_anew_at_every_position():
+    model, params = subject(("lstm",))
+    flat = jax.tree.map(jnp.zeros_like, params)
+    drawn = continuations(model, flat, PROMPTS, 60, Sampling(seed=1))
+    for row in drawn:
+        counts = np.bincount(row, minlength=VOCAB)
+        assert counts.max() < 20, "uniform logits, and yet one token prevails"
+    assert (drawn[0] != drawn[1]).any()
+
+
+LOGITS_V = np.log([0.4, 0.05, 0.3, 0.1, 0.15])
+DRAWS = 20_000
+
+
+@functools.cache
+def drawn(temperature: float, top_k: int, top_p: float) -> np.ndarray:
+    """How often each token is drawn from LOGITS_V."""
+    keys_B = jax.random.split(jax.random.key(0), DRAWS)
+    logits_BxV = jnp.broadcast_to(jnp.float32(LOGITS_V), (DRAWS, len(LOGITS_V)))
+    ids_B = choose(logits_BxV, keys_B, temperature, top_k, top_p)
+    return np.bincount(ids_B, minlength=len(LOGITS_V))
+
+
+@pytest.mark.parametrize(
+    ("how", "kept"),
+    [
+        ((1.0, 0, 1.0), [0, 1, 2, 3, 4]),
+        ((0.6, 0, 1.0), [0, 1, 2, 3, 4]),
+        ((2.5, 0, 1.0), [0, 1, 2, 3, 4]),
+        ((1.0, 5, 1.0), [0, 1, 2, 3, 4]),
+        ((1.0, 3, 1.0), [0, 2, 4]),
+        ((1.0, 1, 1.0), [0]),
+        ((1.0, 0, 0.35), [0]),
+        ((1.0, 0, 0.6), [0, 2]),
+        ((1.0, 0, 0.75), [0, 2, 4]),
+        ((1.0, 0, 0.9), [0, 2, 3, 4]),
+        ((3.0, 0, 0.35), [0, 2]),  # the set is of the tempered probabilities
+        ((1.0, 2, 0.75), [0, 2]),
+        ((1.0, 3, 0.75), [0, 2]),  # 0.7 / 0.85 of the three
+        ((1.0, 0, 1e-9), [0]),
+    ],
+)
+def test_draws_have_the_probabilities_of_what_is_kept(how, kept):
+    counts_V = drawn(*how)
+    assert np.flatnonzero(counts_V).tolist() == kept
+    p_V = np.exp(LOGITS_V[kept] / how[0])
+    expected_V = DRAWS * p_V / p_V.sum()
+    chi_square = np.sum((counts_V[kept] - expected_V) ** 2 / expected_V)
+    assert chi_square < 25, "a chance of less than 1 in 10,000"
+
+
+def test_temperature_0_and_tiny_top_p_are_greedy():
+    model, params = subject(("lstm", "attention"))
+    want = continuations(model, params, PROMPTS, COUNT, GREEDY)
+    for how in (Sampling(top_p=1e-9), Sampling(top_k=1), GREEDY._replace(top_k=3)):
+        np.testing.assert_array_equal(
+            continuations(model, params, PROMPTS, COUNT, how), want
+        )
+
+
+def test_what_cannot_be_continued_is_refused():
+    model, params = subject(("attention",))
+    with pytest.raises(ConfigError, match="no token"):
+        continuations(model, params, [PROMPTS[0], PROMPTS[1][:0]], COUNT, GREEDY)
+    model, config = language_model(("attention",), 1, position="learned")
+    params, room = initial(model), config.data.context - len(PROMPTS[0])
+    assert continuations(model, params, PROMPTS, room, GREEDY).shape == (3, room)
+    with pytest.raises(ConfigError, match="128 learned positions"):
+        continuations(model, params, PROMPTS, room + 1, GREEDY)
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 16])
+def test_the_sample_of_a_run_fits_learned_positions(context):
+    model, _ = language_model(("attention",), 1, position="learned")
+    model = model.clone(positions=context, vocab_size=256)
+    config = SimpleNamespace(
+        run=SimpleNamespace(prompt="In the beginning ", sample_tokens=200), seed=0
+    )
+    corpus = SimpleNamespace(
+        encode=lambda text: np.frombuffer(text.encode(), np.uint8).astype(np.int32),
+        decode=lambda ids: bytes(np.asarray(ids).tolist()),
+    )
+    text = generate.sample(model, initial(model), corpus, config)
+    assert text[:1] == "I"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generate")
+    train.run(trained.settings(folder), folder / "run")
+    return folder / "run"
+
+
+def test_a_sample_is_written_at_every_validation(workdir):
+    samples = {p.name: p.read_bytes() for p in (workdir / "samples").iterdir()}
+    assert samples.keys() == {"30.txt", "60.txt"}
+    last = samples["60.txt"].decode()
+    assert last.startswith("the ")
+    config = json.loads((workdir / "config.json").read_text())
+    (want,) = generate.run(workdir, ["the "], 8, 1.0, 0, 1.0, config["seed"], 1)
+    assert last == want
+
+
+def test_the_command_continues_prompts(workdir):
+    """From a terminal: texts in order, prompts first, `n` of each."""
+    root = Path(__file__).parent.parent
+    prompts = ["the quick", "a"]
+    flags = [f"--prompt={prompt}" for prompt in prompts]
+    flags += [f"--workdir={workdir}", "--tokens=30", "--n=2", "--seed=5", "--top_k=9"]
+    command = [sys.executable, str(root / "run.py"), "generate", *flags]
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    texts = done.stdout.removesuffix("\n").split("\n---\n")
+    assert [len(text) for text in texts] == [39, 39, 31, 31]
+    for text, prompt in zip(texts, np.repeat(prompts, 2), strict=True):
+        assert text.startswith(prompt)
+    assert texts[0] != texts[1] and texts[2] != texts[3]
+    assert texts == generate.run(workdir, prompts, 30, 1.0, 9, 1.0, 5, 2)

@@ -1,0 +1,199 @@
+"""Devices, meshes and micro-batches change nothing but the order of sums."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import lm
+from lm import config as configs
+from lm import train
+from lm.checkpoint import Checkpoints
+from lm.program import program
+from lm.results import read_rows
+
+ROOT = Path(lm.__file__).parent.parent
+STEPS, TOLERANCE = 20, 2e-6
+VALUES = {
+    "model.width": 16,
+    "model.mlp_width": 32,
+    "model.pattern": "lstm,attention",
+    "model.mixers.attention.heads": 2,
+    "model.mixers.attention.dropout": 0.1,
+    "model.mixers.attention.bias": True,
+    "model.embedding_dropout": 0.1,
+    "model.residual_dropout": 0.1,
+    "data.context": 16,
+    "data.train_bytes": 4_000,
+    "data.eval_bytes": 400,
+    "train.batch_tokens": 128,
+    "train.duration": f"{STEPS} steps",
+    "eval.every": f"{STEPS} steps",
+    "eval.rows": 8,
+    "eval.stream_chunk": 16,
+    "run.checkpoint_every": "10 steps",
+    "run.log_every": "1 steps",
+    "run.sample_tokens": 4,
+}
+MESHES = {
+    "data8": {"mesh.data": -1},  # -1: so that one device may go on
+    "fsdp8": {"mesh.data": 1, "mesh.fsdp": -1},
+    "data4_fsdp2": {"mesh.data": 4, "mesh.fsdp": 2},
+}
+EIGHT = """
+import json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+from pathlib import Path
+from lm import optim, train
+from lm.checkpoint import flatten
+from lm.data import TrainBatches, prepare
+from lm import sharding
+from lm.errors import ConfigError
+from lm.program import program
+from tests.test_topology import MESHES, resolved
+
+assert jax.device_count() == 8
+out = Path(sys.argv[1])
+for name, mesh in MESHES.items():
+    train.run(resolved(mesh), out / name)
+
+config = resolved(MESHES["fsdp8"])
+compiled, corpus = program(config, 256), prepare(config.data)
+batch = sharding.put(compiled.mesh, TrainBatches(corpus, 16, 8, 0)(0))
+state, _ = compiled.train_step(compiled.init(0), batch, optim.hyper(config, 20, 1))
+placed = {
+    path: [x.nbytes, [shard.data.nbytes for shard in x.addressable_shards]]
+    for path, x in flatten(state).items()
+}
+(out / "placed.json").write_text(json.dumps(placed))
+
+try:
+    program(resolved({"mesh.fsdp": 3}), 256)
+except ConfigError as error:
+    (out / "refused.txt").write_text(str(error))
+"""
+
+
+def resolved(changes=()):
+    values = VALUES | dict(changes)
+    return configs.resolve(configs.load(str(ROOT / "configs/base.py"), values))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory, cache):
+    """A folder with what one process on eight devices left."""
+    out = tmp_path_factory.mktemp("eight")
+    env = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", EIGHT, str(out)]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, cache):
+    """The workdir of the same run on one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        assert jax.device_count() == 1
+        workdir = tmp_path_factory.mktemp("one") / "run"
+        train.run(resolved(), workdir)
+        yield workdir
+
+
+def compare(workdir, other):
+    """Same batches, and losses within the tolerance; -> the largest difference."""
+    mine, theirs = (
+        [row for row in read_rows(d / "metrics.jsonl") if row["kind"] == "train"]
+        for d in (workdir, other)
+    )
+    assert [row["step"] for row in mine] == list(range(1, STEPS + 1))
+    assert [row["batch"] for row in mine] == [row["batch"] for row in theirs]
+    assert len({row["batch"] for row in mine}) == STEPS
+    a, b = (np.array([row["loss"] for row in rows]) for rows in (mine, theirs))
+    worst = (np.abs(a - b) / b).max()
+    print(f"{workdir.name}: {worst:.2g}")
+    assert worst <= TOLERANCE
+    return worst
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_eight_devices_train_as_one(eight, one, mesh):
+    compare(eight / mesh, one)
+    result = json.loads((eight / mesh / "result.json").read_text())
+    assert result["machine"]["devices"] == 8
+
+
+def test_fsdp_splits_parameters_and_moments(eight):
+    placed = json.loads((eight / "placed.json").read_text())
+    ends = {path.rsplit("/", 1)[1] for path in placed if "/" in path}
+    assert {"kernel", "embedding", "bias", "scale"} <= ends
+    for path, (total, shards) in placed.items():
+        split = path.endswith(("kernel", "embedding"))
+        assert shards == [total // 8 if split else total] * 8, path
+    for part in ("params/", "optimizer/mu/", "optimizer/nu/"):
+        sizes = [size for path, size in placed.items() if path.startswith(part)]
+        held = sum(shards[0] for _, shards in sizes)
+        assert held < 0.2 * sum(total for total, _ in sizes), part
+
+
+@pytest.mark.parametrize("mesh", ["data8", "fsdp8"])
+def test_a_checkpoint_of_eight_devices_goes_on_on_one(eight, one, tmp_path, mesh):
+    workdir = tmp_path / mesh
+    shutil.copytree(eight / mesh, workdir)
+    (workdir / "result.json").unlink()
+    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+    train.run(resolved(MESHES[mesh]), workdir)
+    compare(workdir, one)
+    result = json.loads((workdir / "result.json").read_text())
+    machines = [(step, machine["devices"]) for step, machine in result["machines"]]
+    assert machines == [(0, 8), (10, 1)]
+
+
+def test_a_mesh_that_does_not_fit_is_named(eight):
+    message = (eight / "refused.txt").read_text()
+    assert "mesh.fsdp=3" in message and "8 devices" in message
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_micro_batches_change_nothing(one, tmp_path, micro_batches):
+    workdir = tmp_path / f"micro{micro_batches}"
+    train.run(resolved({"train.micro_tokens": 128 // micro_batches}), workdir)
+    assert compare(workdir, one) > 0  # 0: the split did not take place
+
+
+def test_a_grid_of_rates_and_seeds_compiles_its_step_once(one, tmp_path):
+    program.__globals__["_program"].cache_clear()
+    names = []
+
+    def listen(event, duration, **facts):
+        if event.endswith("backend_compile_duration"):
+            names.append(facts.get("fun_name", "?"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for lr in (1e-3, 3e-3, 1e-2):
+            for seed in (0, 1):
+                changes = {"optim.lr": lr, "seed": seed, "train.duration": "2 steps"}
+                train.run(resolved(changes), tmp_path / f"{lr}-{seed}")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    print(names)
+    assert sum("train_step" in name for name in names) == 1
+    losses = {
+        read_rows(workdir / "metrics.jsonl")[-1]["nats_per_token"]
+        for workdir in tmp_path.iterdir()
+    }
+    assert len(losses) == 6
