@@ -115,7 +115,8 @@ def continuations(
             leaves, state, logits_BxV, position_B, how.seed, how.temperature
         )
         out.append(token_B)
-    return np.stack(jax.device_get(out), 1)
+    ids_TxB = np.array(jax.device_get(out), np.int32)
+    return ids_TxB.reshape(count, len(prompts)).T
 
 
 def text(model, params, corpus, prompts: list[np.ndarray], count: int, how) -> list:

@@ -1,4 +1,4 @@
-"""Tiny training runs for tests: their configs, their processes, what they left behind."""
+"""Tiny training runs for tests: their configs, processes, and what they leave."""
 
 import contextlib
 import json

@@ -18,7 +18,7 @@ from lm.config import ConfigError
 from lm.generate import Sampling, choose, continuations
 from lm.mixers import MIXERS
 from tests import trained
-from tests.subjects import VOCAB, initial, language_model, tokens, values
+from tests.subjects import QUICK, VOCAB, initial, language_model, tokens, values
 
 PROMPTS = [tokens(1, n, seed=n)[0] for n in (9, 1, 5)]
 COUNT, LENGTH = 12, 24
@@ -33,20 +33,25 @@ def subject(pattern: tuple[str, ...], **changes):
     return model, jax.tree.map(noise, initial(model))
 
 
+@functools.cache
+def best(model):
+    """Jitted: the likeliest token after the first n of a text."""
+
+    def run(params, text_1xT, seq, n):
+        state = model.initial_state(1, 0)
+        logits_1xTxV, _ = model.apply({"params": params}, text_1xT, seq, state)
+        return jnp.argmax(logits_1xTxV[0, n - 1])
+
+    return jax.jit(run, compiler_options=QUICK)
+
+
 def by_full_forwards(model, params, prompt):
     """The greedy continuation, each token from a forward over all before it."""
-
-    @jax.jit
-    def best(text_1xT, seq, n):
-        state = model.initial_state(1, 0)
-        logits, _ = model.apply({"params": params}, text_1xT, seq, state)
-        return jnp.argmax(logits[0, n - 1])
-
     text_1xT = np.zeros((1, LENGTH), np.int32)
     text_1xT[0, : len(prompt)] = prompt
     for n in range(len(prompt), len(prompt) + COUNT):
         seq = sequence.from_segments((np.arange(LENGTH) < n)[None])
-        text_1xT[0, n] = best(text_1xT, seq, n)
+        text_1xT[0, n] = best(model)(params, text_1xT, seq, n)
     return text_1xT[0, len(prompt) : len(prompt) + COUNT]
 
 

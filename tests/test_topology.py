@@ -14,7 +14,6 @@ import pytest
 import lm
 from lm import config as configs
 from lm import train
-from lm.checkpoint import Checkpoints
 from lm.program import program
 from lm.results import read_rows
 
@@ -51,10 +50,9 @@ import json, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 from pathlib import Path
-from lm import optim, train
+from lm import optim, sharding, train
 from lm.checkpoint import flatten
 from lm.data import TrainBatches, prepare
-from lm import sharding
 from lm.errors import ConfigError
 from lm.program import program
 from tests.test_topology import MESHES, resolved
@@ -75,7 +73,7 @@ placed = {
 (out / "placed.json").write_text(json.dumps(placed))
 
 try:
-    program(resolved({"mesh.fsdp": 3}), 256)
+    program(resolved({"mesh.fsdp": 3, "train.batch_tokens": 384}), 256)
 except ConfigError as error:
     (out / "refused.txt").write_text(str(error))
 """
@@ -190,7 +188,6 @@ def test_a_grid_of_rates_and_seeds_compiles_its_step_once(one, tmp_path):
                 train.run(resolved(changes), tmp_path / f"{lr}-{seed}")
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    print(names)
     assert sum("train_step" in name for name in names) == 1
     losses = {
         read_rows(workdir / "metrics.jsonl")[-1]["nats_per_token"]

@@ -9,8 +9,11 @@ MODEL = {"width": 16, "depth": 2, "pattern": ("lstm",), "mlp_width": 24}
 DATA = {"corpus": "text", "context": 16, "tokenizer": "bytes"}
 
 
-def settings(folder: Path, raw: bytes = 80 * TEXT, **changes):
-    """The resolved config of a run over `raw`; `changes` are sections' values."""
+def settings(folder: Path, raw: bytes = 81 * TEXT, **changes):
+    """The resolved config of a run over `raw`; `changes` are sections' values.
+
+    The splits of 81 repeats start at other letters, so that none is another's text.
+    """
     (folder / "text.txt").write_bytes(raw)
     sections = {
         "data": DATA | {"path": str(folder / "text.txt")},

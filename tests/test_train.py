@@ -1,0 +1,123 @@
+"""What a run refuses, what it does not save, and how often it compiles."""
+
+import logging
+import os
+import signal
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lm import evaluate, signals, train
+from lm.checkpoint import Checkpoints
+from lm.config import ConfigError
+from lm.program import Program, batch_shape
+from lm.signals import Preempted
+from tests import runs
+
+
+def test_a_workdir_refuses_another_config_and_other_data(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"to be or not to be. " * 400)
+    source = dict(data__corpus="text", data__path=str(text))
+    workdir = tmp_path / "run"
+    train.run(runs.config(**source), workdir)
+    with pytest.raises(ConfigError, match=r"optim\.b2 is 0\.95 there and 0\.5 now"):
+        train.run(runs.config(**source, optim__b2=0.5), workdir)
+    # Keys that do not change the result may change.
+    done = train.run(runs.config(**source, run__keep=7, name="other"), workdir)
+    assert done["status"] == "done"
+
+    text.write_bytes(b"to be or not to be? " * 400)
+    (workdir / "result.json").unlink()
+    with pytest.raises(ConfigError, match="trained on other data"):
+        train.run(runs.config(**source), workdir)
+    with pytest.raises(ConfigError, match="has changed since"):
+        evaluate.run(workdir, "test", ("window",))
+    (workdir / "data.json").unlink()
+    with pytest.raises(ConfigError, match="its data is"):
+        train.run(runs.config(**source), workdir)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Update 5 of this test's runs gives NaN; what is in the list is called then."""
+    after = []
+    original = Program.train_step.func
+
+    def train_step(self):
+        compiled = original(self)
+
+        def step(state, batch, hyper):
+            state, metrics = compiled(state, batch, hyper)
+            if int(state.step) == 5:
+                params = jax.tree.map(lambda x: x * jnp.nan, state.params)
+                state = state._replace(params=params)
+                metrics["loss"] = metrics["loss"] * jnp.nan
+                for call in after:
+                    call()
+            return state, metrics
+
+        return step
+
+    monkeypatch.setattr(Program, "train_step", property(train_step))
+    return after
+
+
+def test_a_signal_behind_a_diverged_update_does_not_save_it(
+    tmp_path, poison, monkeypatch
+):
+    """The update is dispatched and not yet looked at when the signal comes."""
+    left = []
+    monkeypatch.setattr(signals, "leave", left.append)
+    poison.append(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted):
+        train.run(runs.config(), tmp_path)
+    assert left == [signals.EXIT_PREEMPTED]
+    assert Checkpoints(tmp_path / "checkpoints", 2).steps() == [2, 4]
+    assert not (tmp_path / "result.json").exists()
+
+    poison.clear()
+    result = train.run(runs.config(), tmp_path)
+    assert (result["status"], result["diverged_at"]) == ("diverged", 5)
+    assert [row["step"] for row in runs.train_rows(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def test_a_grid_of_rates_and_seeds_compiles_its_step_once(tmp_path, caplog):
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for lr in (1e-3, 2e-3, 4e-3):
+            train.run(runs.config(("gru",), optim__lr=lr), tmp_path / f"lr{lr}")
+        changes = dict(seed=5, optim__weight_decay=0.3, train__duration="7 steps")
+        train.run(runs.config(("gru",), **changes), tmp_path / "seed")
+        train.run(
+            runs.config(("gru",), optim__clip=0.5, optim__warmup="2 steps"),
+            tmp_path / "c",
+        )
+    compiled = Counter(
+        name
+        for record in caplog.records
+        for name in ("train_step", "initial_state", "forward", "prefill", "step")
+        if f"Finished XLA compilation of jit({name})" in record.getMessage()
+    )
+    # initial_state: training, window, stream, generation; forward: both protocols.
+    assert compiled == dict(train_step=1, initial_state=4, forward=2, prefill=1, step=1)
+    losses = [
+        runs.losses(tmp_path / name)[-1] for name in ("lr0.001", "lr0.002", "seed", "c")
+    ]
+    assert len(set(losses)) == 4
+
+
+def test_micro_batches_are_the_fewest_that_fit_and_a_batch_must_divide():
+    config = runs.config(train__batch_tokens=16 * 24)
+    assert batch_shape(config, devices=1) == (24, 1)
+    for micro_tokens, count in ((24 * 16, 1), (24 * 16 - 1, 2), (100, 4), (16, 24)):
+        limited = runs.config(
+            train__batch_tokens=16 * 24, train__micro_tokens=micro_tokens
+        )
+        assert batch_shape(limited, devices=1) == (24, count)
+    assert batch_shape(limited, devices=8) == (24, 3)
+    with pytest.raises(
+        ConfigError, match="train.batch_tokens=384 is 24 rows .* 5 devices"
+    ):
+        batch_shape(config, devices=5)
