@@ -72,6 +72,7 @@ def get_config() -> ConfigDict:
             duration="400 steps",
             batch_tokens=2048,  # global, whatever the number of devices
             micro_tokens=placeholder(int),  # most tokens a device holds at once
+            init_from=placeholder(str),  # workdir whose parameters start this run
         )
     )
     config.eval = ConfigDict(
@@ -88,7 +89,6 @@ def get_config() -> ConfigDict:
             checkpoint_every="25%",
             keep=2,
             log_every="10 steps",
-            init_from=placeholder(str),  # workdir whose parameters start this run
             prompt="In the beginning ",
             sample_tokens=200,
         )

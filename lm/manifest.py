@@ -4,11 +4,13 @@ import json
 import zlib
 from pathlib import Path
 
+from lm.errors import ConfigError
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-class CorruptCheckpoint(RuntimeError):
+class CorruptCheckpoint(ConfigError):
     """A file of a committed step is missing or differs from its manifest."""
 
 

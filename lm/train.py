@@ -150,7 +150,7 @@ def _start(
     """(step, state) to go on from; takes over what `meta` says of earlier processes.
 
     1. This workdir's own newest checkpoint: a preempted run goes on.
-    2. The parameters of run.init_from, with new moments, at step 0.
+    2. The parameters of train.init_from, with new moments, at step 0.
     3. Scratch.
     """
     own = checkpoints.restore_latest(compiled.abstract)
@@ -171,13 +171,15 @@ def _start(
             print(f"  on another machine ({', '.join(changed)}): not bitwise")
         return step, state
     state = compiled.init(jnp.int32(config.seed))
-    if config.run.init_from is None:
+    if config.train.init_from is None:
         return 0, state
-    with closing(Checkpoints(Path(config.run.init_from) / "checkpoints", 1)) as source:
+    with closing(
+        Checkpoints(Path(config.train.init_from) / "checkpoints", 1)
+    ) as source:
         latest = source.latest()
         if latest is None:
             raise ConfigError(
-                f"run.init_from={config.run.init_from!r} has no checkpoint: name the "
+                f"train.init_from={config.train.init_from!r} has no checkpoint: name the "
                 "workdir of a trained run"
             )
         params = source.restore_params(latest, compiled.abstract.params)

@@ -174,7 +174,7 @@ def test_a_key_that_may_be_none_keeps_its_type():
 def another(key, value):
     """Some other value of the type of a key."""
     if value is None:
-        return "x" if key in ("data.path", "data.cache", "run.init_from") else 7
+        return "x" if key in ("data.path", "data.cache", "train.init_from") else 7
     if isinstance(value, tuple):
         return value[::-1] + value
     return {bool: not value, int: 7, float: 0.123, str: "x"}[type(value)]

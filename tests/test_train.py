@@ -2,11 +2,13 @@
 
 import logging
 import os
+import shutil
 import signal
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lm import evaluate, signals, train
@@ -121,3 +123,32 @@ def test_micro_batches_are_the_fewest_that_fit_and_a_batch_must_divide():
         ConfigError, match="train.batch_tokens=384 is 24 rows .* 5 devices"
     ):
         batch_shape(config, devices=5)
+
+
+def test_own_workdir_goes_before_init_from_and_that_before_scratch(
+    tmp_path, monkeypatch
+):
+    saves, save = [], Checkpoints.save
+    spy = lambda self, step, *rest: (saves.append(step), save(self, step, *rest))[1]
+    monkeypatch.setattr(Checkpoints, "save", spy)
+    first, tuned, again = (tmp_path / name for name in ("first", "tuned", "again"))
+    train.run(runs.config(), first)
+    assert saves == [2, 4, 6]  # the last one once, though it is due and final
+    kinds = [(row["kind"], row["step"]) for row in runs.rows(first)]
+    assert kinds.count(("validation", 6)) == 1
+
+    # A rate that moves nothing shows what a run started from.
+    source = dict(train__init_from=str(first))
+    train.run(runs.config(optim__lr=1e-30, **source), tuned)
+    want, got = runs.state(first), runs.state(tuned)
+    for path in (path for path in want if path.startswith("params/")):
+        np.testing.assert_allclose(got[path], want[path], 0, 1e-25)
+    assert got["step"] == got["optimizer/count"] == 6
+    assert runs.train_rows(tuned)[0]["batch"] == runs.train_rows(first)[0]["batch"]
+
+    config = runs.config(**source)
+    whole = train.run(config, again)["test"]
+    (again / "result.json").unlink()
+    shutil.rmtree(again / "checkpoints" / "6")
+    shutil.rmtree(first)  # from here on there is only its own checkpoint 4
+    assert train.run(config, again)["test"] == whole

@@ -12,7 +12,7 @@ RANGES = (
     (
         "model.width model.depth model.mlp_width data.context data.max_document "
         "data.train_bytes data.eval_bytes train.batch_tokens train.micro_tokens "
-        "eval.rows eval.stream_chunk run.keep run.sample_tokens",
+        "eval.rows eval.stream_chunk run.keep",
         lambda x: x >= 1,
         "at least 1",
     ),
@@ -28,6 +28,7 @@ RANGES = (
         lambda x: 0 <= x < 1,
         "in [0, 1)",
     ),
+    ("run.sample_tokens", lambda x: x >= 0, "0 (no samples) or more"),
     ("seed", lambda x: 0 <= x < 2**31, "in [0, 2**31)"),
     ("mesh.data mesh.fsdp", lambda x: x == -1 or x >= 1, "at least 1, or -1: the rest"),
     ("name run.prompt", lambda x: x != "", "a text that is not empty"),
