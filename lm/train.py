@@ -179,8 +179,8 @@ def _start(
         latest = source.latest()
         if latest is None:
             raise ConfigError(
-                f"train.init_from={config.train.init_from!r} has no checkpoint: name the "
-                "workdir of a trained run"
+                f"train.init_from={config.train.init_from!r} has no checkpoint: name "
+                "the workdir of a trained run"
             )
         params = source.restore_params(latest, compiled.abstract.params)
     return 0, state._replace(params=params)
