@@ -12,13 +12,11 @@ from lm import cli, evaluate, generate, train
 from lm.data import TrainBatches
 
 
-def tell(owner, name: str, point: str, when=lambda *a: True, sleep: float = 0) -> None:
-    """Wraps a function: it prints the point, may sleep, and does what it did."""
+def tell(owner, name: str, point: str, sleep: float = 0) -> None:
+    """Wraps a function: it prints the point, sleeps, and does what it did."""
     original = getattr(owner, name)
 
     def call(*args, **kwargs):
-        if not when(*args):
-            return original(*args, **kwargs)
         print(f"at {point}", flush=True)
         time.sleep(sleep)
         value = original(*args, **kwargs)
@@ -28,17 +26,43 @@ def tell(owner, name: str, point: str, when=lambda *a: True, sleep: float = 0) -
     setattr(owner, name, call)
 
 
+def slow_evaluation(point: str) -> None:
+    """The stream protocol, a twentieth of a second a batch."""
+    original = evaluate.stream_batches
+
+    def batches(*args):
+        print(f"at {point}", flush=True)
+        for batch in original(*args):
+            time.sleep(0.05)
+            yield batch
+        print(f"past {point}", flush=True)
+
+    evaluate.stream_batches = batches
+
+
+def slow_steps(point: str, first: int, sleep: float) -> None:
+    """Batches from step `first` on come `sleep` seconds late."""
+    original = TrainBatches.__call__
+
+    def call(self, step):
+        if step == first:
+            print(f"at {point}", flush=True)
+        time.sleep(sleep if step >= first else 0)
+        return original(self, step)
+
+    TrainBatches.__call__ = call
+
+
 def main(point: str, arguments: list[str]) -> int:
     name, _, step = point.partition("=")
-    at_step = lambda batches, at: at == int(step)
     {
         "data": lambda: tell(train, "prepare", point, sleep=60),
         "compile": lambda: tell(jax.stages.Lowered, "compile", point),
-        "step": lambda: tell(TrainBatches, "__call__", point, at_step),
-        "stuck": lambda: tell(TrainBatches, "__call__", point, at_step, 60),
+        "step": lambda: slow_steps(point, int(step), 0.02),
+        "stuck": lambda: slow_steps(point, int(step), 60),
         "validation": lambda: tell(evaluate, "window_batches", point, sleep=60),
         "sample": lambda: tell(generate, "sample", point, sleep=60),
-        "evaluation": lambda: tell(evaluate, "stream_batches", point),
+        "evaluation": lambda: slow_evaluation(point),
     }[name]()
     return cli.main(arguments)
 

@@ -92,6 +92,12 @@ class Process:
                 return self
         raise AssertionError(f"no {line!r}: {self.process.stderr.read()}")
 
+    def waits_for(self, path: Path) -> "Process":
+        """Looks every millisecond until a path is there or the process has ended."""
+        while not path.exists() and self.process.poll() is None:
+            time.sleep(1e-3)
+        return self
+
     def kill(self, number: int = signal.SIGKILL) -> float:
         """Sends a signal; seconds until the process has ended."""
         begin = time.monotonic()
@@ -114,14 +120,6 @@ def train(settings: dict, workdir: Path, cache: Path, devices: int = 1) -> Proce
 def stopped_at(point: str, settings: dict, workdir: Path, cache: Path) -> Process:
     """The same, which tells when it comes to a point of tests/pause.py."""
     return Process("-m", "tests.pause", point, *flags(settings, workdir), cache=cache)
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    """Until `condition()`, looked at every millisecond."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(1e-3)
 
 
 def state(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:

@@ -2,9 +2,15 @@
 
 import signal
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from lm.checkpoint import WRITING, Checkpoints
+from lm import optim, sharding
+from lm.checkpoint import WRITING, Checkpoints, flatten
+from lm.data import TrainBatches, prepare
+from lm.mixers import MIXERS
+from lm.program import program
 from lm.signals import EXIT_PREEMPTED
 from tests import runs
 
@@ -42,8 +48,7 @@ def killed_in_a_save(settings, workdir, cache, step):
         folder = workdir / f"attempt{attempt}"
         writing = folder / "checkpoints" / f"{step}{WRITING}"
         with runs.train(settings, folder, cache) as process:
-            runs.wait_for(writing.exists)
-            process.kill()
+            process.waits_for(writing).kill()
         if writing.exists() and not (folder / "checkpoints" / str(step)).exists():
             return folder
     raise AssertionError("no kill hit a save")
@@ -59,9 +64,8 @@ def test_killed_in_a_save_and_between_saves_ends_bitwise_equal(
 
     # Goes on from 2, saves 4, is killed before the last update.
     with runs.stopped_at("stuck=5", settings, workdir, cache) as process:
-        process.until("at stuck=5")
-        runs.wait_for((workdir / "checkpoints" / "4").exists)
-        process.kill()
+        saved = workdir / "checkpoints" / "4"
+        process.until("at stuck=5").waits_for(saved).kill()
     assert process.process.returncode == -signal.SIGKILL
     assert not list((workdir / "checkpoints").glob(f"*{WRITING}*"))
 
@@ -70,6 +74,37 @@ def test_killed_in_a_save_and_between_saves_ends_bitwise_equal(
     assert [row["step"] for row in runs.train_rows(workdir)] == [1, 2, 3, 4, 5, 6]
     assert len({row["batch"] for row in runs.train_rows(workdir)}) == 6
     runs.assert_same_run(workdir, unbroken[kind])
+
+
+def three(config, state=None):
+    """(TrainState, losses) after three updates, from step 0 or a state."""
+    corpus = prepare(config.data)
+    batches = TrainBatches(corpus, config.data.context, 4, config.seed)
+    hyper = optim.hyper(config, steps=6, warmup=1)
+    compiled = program(config, corpus.vocab_size)
+    state = compiled.init(jnp.int32(config.seed)) if state is None else state
+    losses = []
+    for _ in range(3):
+        batch = sharding.put(compiled.mesh, batches(int(state.step)))
+        state, metrics = compiled.train_step(state, batch, hyper)
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+@pytest.mark.parametrize(
+    "mixer", sorted(MIXERS.keys() - {"lstm", "rglru", "attention"})
+)
+def test_every_other_mixer_goes_on_bitwise_from_a_fresh_restore(mixer, tmp_path):
+    config = runs.config((mixer,))
+    state, _ = three(config)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.ensure(3, state, {})
+    abstract = program(config, vocab_size=256).abstract
+    _, restored, _ = checkpoints.restore_latest(abstract)
+    checkpoints.close()
+    one, other = (three(config, s) for s in (state, restored))
+    assert int(one[0].step) == 6 and one[1] == other[1]
+    runs.assert_same_state(*(jax.device_get(flatten(s)) for s, _ in (one, other)))
 
 
 STEPS = 300
@@ -84,9 +119,13 @@ STRIKES = [  # (point, signal, steps that a checkpoint may then be of)
 
 
 def test_a_signal_in_any_phase_saves_leaves_within_ten_seconds_and_costs_nothing(
-    cache, tmp_path
+    tmp_path,
 ):
-    """One run, struck once in each phase by turns, and the same run left alone."""
+    """One run, struck once in each phase by turns, and the same run left alone.
+
+    Its cache is cold, so that the compilation takes a while.
+    """
+    cache = tmp_path / "cache"
     settings = runs.settings(
         ("rglru",),
         train__duration=f"{STEPS} steps",
@@ -99,9 +138,8 @@ def test_a_signal_in_any_phase_saves_leaves_within_ten_seconds_and_costs_nothing
             seconds = process.until(f"at {point}").kill(number)
         assert process.process.returncode == EXIT_PREEMPTED, (point, process.err)
         assert seconds < 10, point
-        assert f"past {point}" not in process.out.split("\n") or "step" in point
-        checkpoints = Checkpoints(struck / "checkpoints", 2)
-        saved = checkpoints.latest()
+        assert f"past {point}" not in process.out.splitlines()
+        saved = Checkpoints(struck / "checkpoints", 2).latest()
         assert (saved in steps) if steps else saved is None, (point, saved)
         if steps:
             assert runs.state(struck)["step"] == saved
@@ -112,19 +150,28 @@ def test_a_signal_in_any_phase_saves_leaves_within_ten_seconds_and_costs_nothing
     runs.assert_same_run(struck, alone)
 
 
+def test_a_second_trainer_of_a_workdir_is_refused_in_one_line(cache, tmp_path):
+    settings = runs.settings(("lstm",))
+    with runs.stopped_at("data", settings, tmp_path, cache) as first:
+        first.until("at data")
+        with runs.train(settings, tmp_path, cache) as second:
+            second.end(code=2)
+        first.kill(signal.SIGTERM)
+    pid = first.process.pid
+    assert second.err.count("\n") == 1 and f"in use by pid {pid}" in second.err
+    assert first.process.returncode == EXIT_PREEMPTED
+
+
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     unbroken, cache, tmp_path
 ):
     """The newest is set aside with a warning, the replayed rows are cut."""
     settings = runs.settings(KINDS["diagonal"])
     with runs.stopped_at("stuck=5", settings, tmp_path, cache) as process:
-        process.until("at stuck=5")
-        runs.wait_for((tmp_path / "checkpoints" / "4").exists)
-        process.kill()
-    largest = max(
-        (p for p in (tmp_path / "checkpoints" / "4").rglob("*") if p.is_file()),
-        key=lambda path: path.stat().st_size,
-    )
+        saved = tmp_path / "checkpoints" / "4"
+        process.until("at stuck=5").waits_for(saved).kill()
+    files = (path for path in saved.rglob("*") if path.is_file())
+    largest = max(files, key=lambda path: path.stat().st_size)
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)

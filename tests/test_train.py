@@ -1,5 +1,6 @@
 """What a run refuses, what it does not save, and how often it compiles."""
 
+import json
 import logging
 import os
 import shutil
@@ -40,6 +41,57 @@ def test_a_workdir_refuses_another_config_and_other_data(tmp_path):
     (workdir / "data.json").unlink()
     with pytest.raises(ConfigError, match="its data is"):
         train.run(runs.config(**source), workdir)
+
+
+def test_one_evaluation_and_one_save_at_the_end(tmp_path, monkeypatch):
+    done = Counter()
+
+    def counted(owner, name, key):
+        original = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            done[key(*args)] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(Checkpoints, "save", lambda self, step, *_: ("save", step))
+    counted(evaluate, "window_batches", lambda corpus, split, *_: ("window", split))
+    counted(evaluate, "stream_batches", lambda corpus, split, *_: ("stream", split))
+    result = train.run(runs.config(), tmp_path)
+    assert done == {
+        ("save", 2): 1,
+        ("save", 4): 1,
+        ("save", 6): 1,
+        ("window", "validation"): 2,  # at step 3, and the final one at step 6
+        ("window", "test"): 1,
+        ("stream", "test"): 1,
+    }
+    rows = runs.rows(tmp_path)
+    steps = {
+        k: [r["step"] for r in rows if r["kind"] == k] for k in ("train", "validation")
+    }
+    assert steps == {"train": [1, 2, 3, 4, 5, 6], "validation": [3, 6]}
+    assert {p.name for p in (tmp_path / "samples").iterdir()} == {"3.txt", "6.txt"}
+    assert rows[-1]["bits_per_byte"] == result["validation"]["window"]["bits_per_byte"]
+
+
+@pytest.mark.parametrize("lr", [1e9, 1e38])
+def test_a_run_that_diverges_ends_so_and_saves_nothing_of_it(lr, tmp_path):
+    config = runs.config(("attention",), optim__lr=lr, train__duration="60 steps")
+    result = train.run(config, tmp_path)
+    step = result["diverged_at"]
+    assert (result["status"], result["step"]) == ("diverged", step)
+    rows = runs.train_rows(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, step + 1))
+    finite = [
+        np.isfinite(row["loss"] + row["grad_norm"] + row["param_norm"]) for row in rows
+    ]
+    assert finite == [True] * (step - 1) + [False]
+    for saved in Checkpoints(tmp_path / "checkpoints", 2).steps():
+        assert saved < step
+        assert all(np.isfinite(x).all() for x in runs.state(tmp_path, saved).values())
+    assert train.run(config, tmp_path) == json.loads(json.dumps(result))
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_a_contradiction_is_named(changes, words):
     ],
 )
 def test_durations_are_resolved_to_steps(changes, expected):
-    config = configs.resolve(base(**changes))
+    config = configs.resolve(base(**{"eval__every": "25%"} | changes))
     assert configs.durations(config, steps_per_epoch=50) == expected
 
 

@@ -34,7 +34,7 @@ def decay_init(key, shape, dtype):
 
 
 class RGLRU(Mixer):
-    """lru_width: R, by default the width; heads: blocks of the gates' matrices."""
+    """lru_width: N, by default the width; heads: blocks of the gates' matrices."""
 
     lru_width: int | None = None
     heads: int = 4
@@ -42,59 +42,59 @@ class RGLRU(Mixer):
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
-        R = self.lru_width or self.width
+        N = self.lru_width or self.width
         wide = layers.accumulator(self.dtype)
-        gate_BxTxR = layers.Dense(R, bias=True, name="gate")(x_BxTxD, seq)
-        x_BxTxR = layers.Dense(R, bias=True, name="input")(x_BxTxD, seq)
+        gate_BxTxN = layers.Dense(N, bias=True, name="gate")(x_BxTxD, seq)
+        x_BxTxN = layers.Dense(N, bias=True, name="input")(x_BxTxD, seq)
 
-        kernel_WxR = parameter(
+        kernel_WxN = parameter(
             self,
             "conv_kernel",
             layers.truncated_normal((0.01 / self.conv_width) ** 0.5),
-            (self.conv_width, R),
+            (self.conv_width, N),
             seq,
-        ).astype(x_BxTxR.dtype)
-        bias_R = parameter(self, "conv_bias", layers.zeros, (R,), seq)
-        x_BxTxR, buffer_BxWxR = conv.short(x_BxTxR, kernel_WxR, state["conv"], seq)
-        x_BxTxR += bias_R.astype(x_BxTxR.dtype)
+        ).astype(x_BxTxN.dtype)
+        bias_N = parameter(self, "conv_bias", layers.zeros, (N,), seq)
+        x_BxTxN, buffer_BxWxN = conv.short(x_BxTxN, kernel_WxN, state["conv"], seq)
+        x_BxTxN += bias_N.astype(x_BxTxN.dtype)
 
-        log_a_BxTxR = -8.0 * self._gate("recurrence_gate", x_BxTxR, seq)
-        decay_R = parameter(self, "decay", decay_init, (R,), seq)
-        log_a_BxTxR *= jax.nn.softplus(decay_R)
-        x_BxTxR = x_BxTxR.astype(wide) * self._gate("input_gate", x_BxTxR, seq)
-        scale_BxTxR = bounded_sqrt(-jnp.expm1(2 * log_a_BxTxR))
+        log_a_BxTxN = -8.0 * self._gate("recurrence_gate", x_BxTxN, seq)
+        decay_N = parameter(self, "decay", decay_init, (N,), seq)
+        log_a_BxTxN *= jax.nn.softplus(decay_N)
+        x_BxTxN = x_BxTxN.astype(wide) * self._gate("input_gate", x_BxTxN, seq)
+        scale_BxTxN = bounded_sqrt(-jnp.expm1(2 * log_a_BxTxN))
         reset_BxTx1, valid_BxTx1 = seq.reset[..., None], seq.valid[..., None]
-        x_BxTxR *= jnp.where(reset_BxTx1, 1, scale_BxTxR)
-        a_BxTxR = jnp.where(reset_BxTx1, 0, jnp.exp(log_a_BxTxR))
-        h_BxTxR = diagonal.scan(
-            jnp.where(valid_BxTx1, a_BxTxR, 1),
-            jnp.where(valid_BxTx1, x_BxTxR, 0),
+        x_BxTxN *= jnp.where(reset_BxTx1, 1, scale_BxTxN)
+        a_BxTxN = jnp.where(reset_BxTx1, 0, jnp.exp(log_a_BxTxN))
+        h_BxTxN = diagonal.scan(
+            jnp.where(valid_BxTx1, a_BxTxN, 1),
+            jnp.where(valid_BxTx1, x_BxTxN, 0),
             state["h"],
         )
-        y_BxTxR = h_BxTxR.astype(x_BxTxD.dtype) * jax.nn.gelu(gate_BxTxR)
-        y_BxTxD = layers.Dense(self.width, bias=True, name="output")(y_BxTxR, seq)
-        return y_BxTxD, {"h": h_BxTxR[:, -1], "conv": buffer_BxWxR}, carry
+        y_BxTxN = h_BxTxN.astype(x_BxTxD.dtype) * jax.nn.gelu(gate_BxTxN)
+        y_BxTxD = layers.Dense(self.width, bias=True, name="output")(y_BxTxN, seq)
+        return y_BxTxD, {"h": h_BxTxN[:, -1], "conv": buffer_BxWxN}, carry
 
-    def _gate(self, name: str, x_BxTxR, seq: Sequence):
+    def _gate(self, name: str, x_BxTxN, seq: Sequence):
         """sigmoid(x W + b) with a block-diagonal W, in float32 or wider."""
-        B, T, R = x_BxTxR.shape
-        size = R // self.heads
+        B, T, N = x_BxTxN.shape
+        size = N // self.heads
         shape = (self.heads, size, size)
         kernel_HxKxK = parameter(self, f"{name}_kernel", layers.fan_in, shape, seq)
-        bias_R = parameter(self, f"{name}_bias", layers.zeros, (R,), seq)
-        x_BxTxHxK = x_BxTxR.reshape(B, T, self.heads, size)
-        kernel_HxKxK = kernel_HxKxK.astype(x_BxTxR.dtype)
+        bias_N = parameter(self, f"{name}_bias", layers.zeros, (N,), seq)
+        x_BxTxHxK = x_BxTxN.reshape(B, T, self.heads, size)
+        kernel_HxKxK = kernel_HxKxK.astype(x_BxTxN.dtype)
         z_BxTxHxK = jnp.einsum("bthi,hij->bthj", x_BxTxHxK, kernel_HxKxK)
-        z_BxTxR = z_BxTxHxK.reshape(B, T, R).astype(layers.accumulator(self.dtype))
-        return jax.nn.sigmoid(z_BxTxR + bias_R)
+        z_BxTxN = z_BxTxHxK.reshape(B, T, N).astype(layers.accumulator(self.dtype))
+        return jax.nn.sigmoid(z_BxTxN + bias_N)
 
     def initial_state(self, batch: int, capacity: int):
-        R = self.lru_width or self.width
+        N = self.lru_width or self.width
         return {
-            "h": jnp.zeros((batch, R), layers.accumulator(self.dtype)),
-            "conv": jnp.zeros((batch, self.conv_width - 1, R), self.dtype),
+            "h": jnp.zeros((batch, N), layers.accumulator(self.dtype)),
+            "conv": jnp.zeros((batch, self.conv_width - 1, N), self.dtype),
         }
 
     def context_flops(self, length: int) -> int:
-        R = self.lru_width or self.width
-        return length * R * (2 + 2 * self.conv_width)
+        N = self.lru_width or self.width
+        return length * N * (2 + 2 * self.conv_width)
