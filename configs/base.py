@@ -83,7 +83,7 @@ def get_config() -> ConfigDict:
         )
     )
     config.mesh = ConfigDict(dict(data=-1, fsdp=1))  # -1: every device that is left
-    # Keys that do not change the result; they are left out of the fingerprint.
+    # Keys that do not change the result; like those of mesh, they may change later.
     config.run = ConfigDict(
         dict(
             checkpoint_every="25%",

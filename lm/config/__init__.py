@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,9 +108,13 @@ def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     return flat
 
 
+# Keys that change nothing, or, as the devices do, no more than the last bits.
+FREE = re.compile(r"run\..*|mesh\..*|train\.micro_tokens|name|data\.cache")
+
+
 def changes_result(key: str) -> bool:
-    """Whether a key enters a run's result: all but those of run.*, name, data.cache."""
-    return not key.startswith("run.") and key not in ("name", "data.cache")
+    """Whether a key makes another run of it; a run may go on under other FREE keys."""
+    return not FREE.fullmatch(key)
 
 
 def fingerprint(config: ConfigDict) -> str:
