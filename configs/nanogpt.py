@@ -1,7 +1,10 @@
 """python run.py train --config=configs/nanogpt.py:PATH --workdir=runs/nanogpt
 
 nanoGPT's setting for a CPU (github.com/karpathy/nanoGPT, README: Shakespeare on a
-laptop), on the text file at PATH, over bytes instead of characters.
+laptop), on the text file at PATH, over bytes instead of characters. On the text of the
+default corpus in a file, 3.77 MB of it for training: 1.555 nats a byte of validation
+text after 119 s of training (0.83M parameters; AMD EPYC, 2 cores). nanoGPT's own 1.88
+in about 3 minutes is of another text, so the losses do not compare.
 """
 
 from configs import gpt2

@@ -3,51 +3,21 @@
 Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
 
-import flax.linen as nn
-import jax.numpy as jnp
-
-from lm import layers
-from lm.layers import parameter
-from lm.mixers.base import Mixer
+from lm.mixers.gated import Gated
 from lm.ops import rnn
 from lm.sequence import Sequence
 
 
-class LSTM(Mixer):
-    """hidden: H, by default the width; another one adds an output projection.
+class LSTM(Gated):
+    """hidden and remember (the bias of the forget gate) as in Gated."""
 
-    forget_bias: initial bias of f, which starts as sigmoid(forget_bias).
-    """
+    gates = 4
 
-    hidden: int | None = None
-    forget_bias: float = 1.0
+    def make_cell(self, kernel_HxF, seq: Sequence):
+        return lambda state, z_BxF: rnn.lstm_cell(state, z_BxF, kernel_HxF)
 
-    @nn.compact
-    def __call__(self, x_BxTxD, seq: Sequence, state, carry):
-        H = self.hidden or self.width
-
-        def bias_init(key, shape, dtype):
-            return jnp.zeros(shape, dtype).at[H : 2 * H].set(self.forget_bias)
-
-        z_BxTx4H = layers.Dense(4 * H, name="input")(x_BxTxD, seq)
-        bias_4H = parameter(self, "bias", bias_init, (4 * H,), seq)
-        kernel_Hx4H = parameter(
-            self, "recurrent_kernel", layers.orthogonal_gates, (H, 4 * H), seq
-        ).astype(x_BxTxD.dtype)
-        (_, h_BxTxH), state = rnn.scan(
-            lambda state, z_Bx4H: rnn.lstm_cell(state, z_Bx4H, kernel_Hx4H),
-            state,
-            self.initial_state(x_BxTxD.shape[0], 0),
-            z_BxTx4H + bias_4H.astype(z_BxTx4H.dtype),
-            seq,
-        )
-        y_BxTxH = h_BxTxH.astype(x_BxTxD.dtype)
-        if self.width != H:
-            y_BxTxH = layers.Dense(self.width, name="output")(y_BxTxH, seq)
-        return y_BxTxH, state, carry
+    def output(self, states):
+        return states[1]
 
     def initial_state(self, batch: int, capacity: int):
-        zeros_BxH = jnp.zeros(
-            (batch, self.hidden or self.width), layers.accumulator(self.dtype)
-        )
-        return zeros_BxH, zeros_BxH
+        return self.zeros(batch), self.zeros(batch)
