@@ -127,7 +127,11 @@ def run(workdir: Path, split: str, protocols: tuple[str, ...]) -> dict:
 
 def load(workdir: Path):
     """(config, model, params, corpus) of the newest checkpoint of a workdir."""
-    config = configs.from_json((workdir / "config.json").read_text())
+    path = workdir / "config.json"
+    try:
+        config = configs.resolve(configs.from_json(path.read_text()))
+    except ConfigError as error:
+        raise ConfigError(f"{path} is of another version of lm: {error}") from error
     corpus = prepare(config.data)
     model = models.build(config, corpus.vocab_size)
     checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep)

@@ -215,3 +215,11 @@ def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(ConfigError, match="no checkpoint"):
         evaluate.load(tmp_path)
+
+
+def test_a_workdir_of_another_version_is_refused_by_its_key(tmp_path):
+    config = trained.settings(tmp_path).to_dict()
+    config["model"]["widht"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"another version.*model\.widht.*model\.width"):
+        evaluate.load(tmp_path)
