@@ -221,5 +221,6 @@ def test_a_workdir_of_another_version_is_refused_by_its_key(tmp_path):
     config = trained.settings(tmp_path).to_dict()
     config["model"]["widht"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"another version.*model\.widht.*model\.width"):
+    words = r"another version.*model\.widht.*model\.width"
+    with pytest.raises(ConfigError, match=words):
         evaluate.load(tmp_path)
