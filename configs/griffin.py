@@ -1,17 +1,16 @@
 """python run.py train --config=configs/griffin.py --workdir=runs/griffin
 
 Griffin (De et al. 2024, arXiv 2402.19427): two RG-LRU layers to one of local attention
-with a single key-value head (MQA), MLP of 3 D. Here the MLP is SwiGLU instead of GeGLU,
-the recurrence is as wide as the model, and the window is half of the context.
+with a single key-value head (MQA), a GeGLU MLP. Here the recurrence is as wide as the
+model, and the window is half of the context.
 """
 
 from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.name = "griffin"
-    config.model.update(depth=3, mlp_width=192)
+    config = base.small("griffin")
+    config.model.update(depth=3, mlp="geglu", mlp_width=176)
     config.model.pattern = ("rglru", "rglru", "window")
     config.model.mixers.window = dict(kind="attention", kv_heads=1, window=64)
     return config

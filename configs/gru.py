@@ -8,7 +8,6 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.name = "gru"
-    config.model.pattern = ("gru",)
+    config = base.small("gru")
+    config.model.update(pattern=("gru",), mlp_width=224)
     return config

@@ -8,8 +8,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.name = "llama"
-    config.model.update(mlp_width=176, norm_eps=1e-5, tied=False)
+    config = base.small("llama")
+    config.model.update(mlp_width=304, norm_eps=1e-5, tied=False)
     config.model.mixers.attention = dict(heads=4, kv_heads=2)
     return config

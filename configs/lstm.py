@@ -8,7 +8,6 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.name = "lstm"
-    config.model.pattern = ("lstm",)
+    config = base.small("lstm")
+    config.model.update(pattern=("lstm",), mlp_width=128)
     return config

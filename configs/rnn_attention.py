@@ -9,8 +9,7 @@ from configs import base
 
 
 def get_config():
-    config = base.get_config()
-    config.name = "rnn_attention"
-    config.model.pattern = ("lstm", "attention")
+    config = base.small("rnn_attention")
+    config.model.update(pattern=("lstm", "attention"), mlp_width=224)
     config.model.mixers.attention = dict(position="none")
     return config

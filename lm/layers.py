@@ -1,5 +1,6 @@
 """Parameters drawn by (seed, layer, role), and the layers that every model shares."""
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm.ops import conv
 from lm.sequence import Sequence
 
 
@@ -65,6 +67,35 @@ def orthogonal_gates(key, shape, dtype):
     return jnp.concatenate([draw(k, (H, H), dtype) for k in keys], 1)
 
 
+def xavier(gain: float):
+    """Uniform of variance gain^2 * 2 / (rows + columns) (Glorot and Bengio 2010)."""
+    return nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
+
+
+def uniform(bound: float):
+    """Uniform in [-bound, bound]."""
+    return lambda key, shape, dtype: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def prefixed(init, axis: int = -1):
+    """`init`, drawn so that a shorter `axis` is a bitwise prefix of a longer."""
+
+    def draw(key, shape, dtype):
+        leading = jnp.moveaxis(jnp.empty(shape), axis, 0).shape
+        return jnp.moveaxis(init(key, leading, dtype), 0, axis)
+
+    return draw
+
+
+def time_step(key, shape, dtype):
+    """softplus^-1 of a step that is log-uniform in [1e-3, 0.1] (arXiv 2312.00752)."""
+    low, high = jnp.log(1e-3), jnp.log(0.1)
+    dt = jnp.maximum(jnp.exp(jax.random.uniform(key, shape, dtype, low, high)), 1e-4)
+    return dt + jnp.log(-jnp.expm1(-dt))
+
+
 def zeros(key, shape, dtype):
     return jnp.zeros(shape, dtype)
 
@@ -105,6 +136,13 @@ class RMSNorm(nn.Module):
         return y_BxTxD.astype(x_BxTxD.dtype)
 
 
+def standardize(x, eps: float):
+    """(x - mean) / sqrt(variance + eps) over the last axis, in float32 or wider."""
+    x = x.astype(accumulator(x.dtype))
+    x -= jnp.mean(x, -1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + eps)
+
+
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(var + eps) * scale + bias (Ba et al., arXiv 1607.06450)."""
 
@@ -112,20 +150,77 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence):
-        x32_BxTxD = x_BxTxD.astype(accumulator(x_BxTxD.dtype))
-        x32_BxTxD -= jnp.mean(x32_BxTxD, -1, keepdims=True)
-        power_BxTx1 = jnp.mean(jnp.square(x32_BxTxD), -1, keepdims=True)
         scale_D = parameter(self, "scale", ones, (x_BxTxD.shape[-1],), seq)
         bias_D = parameter(self, "bias", zeros, (x_BxTxD.shape[-1],), seq)
-        y_BxTxD = x32_BxTxD * jax.lax.rsqrt(power_BxTx1 + self.eps) * scale_D + bias_D
+        y_BxTxD = standardize(x_BxTxD, self.eps) * scale_D + bias_D
         return y_BxTxD.astype(x_BxTxD.dtype)
+
+
+class HeadNorm(nn.Module):
+    """LayerNorm of each head alone, with scales and biases of its own for each.
+
+    The GroupNorm of RWKV and xLSTM: [B, T, H, V] -> [B, T, H, V].
+    """
+
+    eps: float = 1e-5
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x_BxTxHxV, seq: Sequence):
+        shape = x_BxTxHxV.shape[-2:]
+        y_BxTxHxV = standardize(x_BxTxHxV, self.eps)
+        y_BxTxHxV *= parameter(self, "scale", ones, shape, seq)
+        if self.bias:
+            y_BxTxHxV += parameter(self, "bias", zeros, shape, seq)
+        return y_BxTxHxV.astype(x_BxTxHxV.dtype)
+
+
+def l2_normalize(x, eps: float = 1e-6):
+    """x / sqrt(sum(x^2) + eps) over the last axis, in float32 or wider."""
+    x = x.astype(accumulator(x.dtype))
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + eps)
+
+
+def short_conv(
+    module: nn.Module,
+    name: str,
+    x_BxTxD,
+    taps: int,
+    buffer_BxWxD,
+    seq: Sequence,
+    bias: Callable | None = None,
+    init: Callable | None = None,
+):
+    """Causal depthwise convolution over `taps` tokens; its parameters are `module`'s.
+
+    They are NAME_kernel [taps, D], whose last row weighs the current token, drawn by
+    `init` (by default as torch does), and NAME_bias [D] if `bias` is its initialiser.
+
+    Returns:
+      (y_BxTxD, buffer_BxWxD): the buffer is the taps - 1 inputs before the next token.
+    """
+    init = init or uniform(taps**-0.5)
+    shape = (taps, x_BxTxD.shape[-1])
+    kernel_WxD = parameter(module, f"{name}_kernel", init, shape, seq)
+    y_BxTxD, buffer_BxWxD = conv.short(
+        x_BxTxD, kernel_WxD.astype(x_BxTxD.dtype), buffer_BxWxD, seq
+    )
+    if bias is not None:
+        bias_D = parameter(module, f"{name}_bias", bias, shape[1:], seq)
+        y_BxTxD += bias_D.astype(y_BxTxD.dtype)
+    return y_BxTxD, buffer_BxWxD
 
 
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
 
 
+gelu = functools.partial(jax.nn.gelu, approximate=True)
+# The activation of the gate, by the kind of the MLP.
+GATES = {"swiglu": jax.nn.silu, "geglu": gelu}
+
+
 class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv 2002.05202) or the GELU MLP of GPT-2.
+    """SwiGLU or GeGLU (Shazeer 2020, arXiv 2002.05202), or the GELU MLP of GPT-2.
 
     Every kernel's scale follows from D alone, so a narrower MLP is bitwise a prefix of
     a wider one; `wo` is scaled as for the customary F = 4 D.
@@ -139,16 +234,16 @@ class MLP(nn.Module):
     def __call__(self, x_BxTxD, seq: Sequence):
         D = x_BxTxD.shape[-1]
         h_BxTxF = Dense(self.width, self.bias, name="wi")(x_BxTxD, seq)
-        if self.kind == "swiglu":
+        if self.kind in GATES:
             gate_BxTxF = Dense(self.width, self.bias, name="wg")(x_BxTxD, seq)
-            h_BxTxF = jax.nn.silu(gate_BxTxF) * h_BxTxF
+            h_BxTxF = GATES[self.kind](gate_BxTxF) * h_BxTxF
         else:
-            h_BxTxF = jax.nn.gelu(h_BxTxF, approximate=True)
+            h_BxTxF = gelu(h_BxTxF)
         wo_init = truncated_normal((4 * D) ** -0.5, axis=0)
         return Dense(D, self.bias, wo_init, name="wo")(h_BxTxF, seq)
 
 
-MLPS = ("swiglu", "gelu", "none")
+MLPS = ("swiglu", "gelu", "none", "geglu")
 
 
 def dropout(x: Any, rate: float, seq: Sequence, role: str):

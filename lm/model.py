@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from lm import layers, sequence
+from lm.blocks import BLOCKS, Block
 from lm.layers import parameter
 from lm.mixers import MIXERS, Mixer
 from lm.sequence import Sequence
@@ -22,32 +23,6 @@ REMAT: dict[str, Callable] = {
         _remat, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
 }
-
-
-class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)): the same for every mixer."""
-
-    make_mixer: Callable[..., Mixer]
-    mlp: str
-    mlp_width: int
-    norm: str
-    norm_eps: float
-    bias: bool
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x_BxTxD, seq: Sequence, state, carry):
-        norm = functools.partial(layers.NORMS[self.norm], eps=self.norm_eps)
-        h_BxTxD = norm(name="mixer_norm")(x_BxTxD, seq)
-        h_BxTxD, state, carry = self.make_mixer(name="mixer")(
-            h_BxTxD, seq, state, carry
-        )
-        x_BxTxD += layers.dropout(h_BxTxD, self.dropout, seq, "mixer")
-        if self.mlp != "none":
-            h_BxTxD = norm(name="mlp_norm")(x_BxTxD, seq)
-            mlp = layers.MLP(self.mlp, self.mlp_width, self.bias, name="mlp")
-            x_BxTxD += layers.dropout(mlp(h_BxTxD, seq), self.dropout, seq, "mlp")
-        return x_BxTxD, state, carry
 
 
 class Unit(nn.Module):
@@ -75,7 +50,7 @@ class LM(nn.Module):
 
     Attributes:
       make_mixer: name in the pattern -> constructor of the mixer.
-      block: fields of Block, but for its mixer.
+      block: a key of BLOCKS; block_fields: its fields, but for its mixer.
       prefix, pattern, repeats, tail: the layers are prefix + pattern * repeats + tail;
         the repeats are one scan, whose parameters are stacked on a leading axis R.
       positions: rows of the learned position table; 0: there is none.
@@ -85,7 +60,8 @@ class LM(nn.Module):
     vocab_size: int
     width: int
     make_mixer: Mapping[str, Callable[..., Mixer]]
-    block: Mapping[str, Any]
+    block: str
+    block_fields: Mapping[str, Any]
     prefix: tuple[str, ...]
     pattern: tuple[str, ...]
     repeats: int
@@ -108,9 +84,15 @@ class LM(nn.Module):
         """An unbound mixer, for its state and its costs."""
         return self.make_mixer[name](parent=None)
 
+    def _make_block(self, name: str, remat: str = "none") -> Callable[..., Block]:
+        """The constructor of the block around mixer `name`."""
+        kind = REMAT[remat](BLOCKS[self.block])
+        return functools.partial(kind, self.make_mixer[name], **self.block_fields)
+
     def initial_state(self, batch: int, capacity: int):
         """States before any token; `capacity`: past tokens that attention keeps."""
-        state = lambda name: self.mixer(name).initial_state(batch, capacity)
+        block = lambda name: self._make_block(name)(parent=None)
+        state = lambda name: block(name).initial_state(batch, capacity)
         stack = lambda x: jnp.broadcast_to(x, (self.repeats, *x.shape))
         return {
             "prefix": tuple(map(state, self.prefix)),
@@ -155,16 +137,21 @@ class LM(nn.Module):
         return logits_BxTxV, state
 
     def _layers(self, x_BxTxD, seq: Sequence, state):
-        wrap = REMAT[self.remat]
         carry = {}
         for name in dict.fromkeys(self.layers):
-            carry |= self.mixer(name).initial_carry(*x_BxTxD.shape[:2])
+            mixer = self.mixer(name)
+            carry |= mixer.initial_carry(*x_BxTxD.shape[:2])
+            carry |= mixer.shared(
+                lambda role, init, shape, name=name: parameter(
+                    self, f"{name}_{role}", init, shape, seq
+                )
+            )
 
         def single(x_BxTxD, carry, where: str, first_layer: int):
             states = []
             for j, name in enumerate(getattr(self, where)):
-                make_block = functools.partial(wrap(Block), **self.block)
-                block = make_block(self.make_mixer[name], name=f"{where}_block_{j}")
+                make_block = self._make_block(name, self.remat)
+                block = make_block(name=f"{where}_block_{j}")
                 layer_seq = seq._replace(layer=first_layer + j)
                 x_BxTxD, new, carry = block(x_BxTxD, layer_seq, state[where][j], carry)
                 states.append(new)
@@ -174,18 +161,14 @@ class LM(nn.Module):
         units = ()
         if self.repeats:
             scan = nn.scan(
-                wrap(Unit),
+                REMAT[self.remat](Unit),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast, 0, 0),
                 length=self.repeats,
             )
-            make_block = functools.partial(Block, **self.block)
-            make_blocks = [
-                functools.partial(make_block, self.make_mixer[name])
-                for name in self.pattern
-            ]
-            unit = scan(tuple(make_blocks), len(self.prefix), name="units")
+            make_blocks = tuple(map(self._make_block, self.pattern))
+            unit = scan(make_blocks, len(self.prefix), name="units")
             (x_BxTxD, carry), units = unit(
                 (x_BxTxD, carry), seq, state["units"], jnp.arange(self.repeats)
             )
@@ -229,12 +212,15 @@ def build(config, vocab_size: int) -> LM:
     for name in m.pattern:
         fields = dict(m.mixers[name])
         kind = MIXERS[fields.pop("kind", name)]
-        make_mixer[name] = functools.partial(kind, m.width, m.depth, dtype, **fields)
+        mixer = kind(m.width, m.depth, dtype, **fields, parent=None)
+        width = BLOCKS[m.block].mixer_width(mixer, m.mlp_width)
+        make_mixer[name] = functools.partial(kind, width, m.depth, dtype, **fields)
     return LM(
         vocab_size=vocab_size,
         width=m.width,
         make_mixer=FrozenDict(make_mixer),
-        block=FrozenDict(
+        block=m.block,
+        block_fields=FrozenDict(
             mlp=m.mlp,
             mlp_width=m.mlp_width,
             norm=m.norm,

@@ -13,6 +13,9 @@ import optax
 
 from lm.mixers import MIXERS
 
+# Group -> (factor of the learning rate, factor of the weight decay).
+FACTORS = {"decay": (1.0, 1.0), "no_decay": (1.0, 0.0), "fast": (2.0, 0.0)}
+
 # Group of a parameter, by the end of its path; a mixer adds its own.
 GROUPS = (
     (r"kernel$", "decay"),
@@ -102,8 +105,9 @@ def update(config, grads, state, params, step, hyper: Hyper):
     rate = learning_rate(config.optim.schedule, step, hyper)
 
     def apply(p, u, group):
-        decay = hyper.weight_decay * p if group == "decay" else 0.0
-        return p - rate * (u + decay)
+        speed, decayed = FACTORS[group]
+        decay = hyper.weight_decay * p if decayed else 0.0
+        return p - speed * rate * (u + decay)
 
     params = jax.tree.map(apply, params, updates, groups(params))
     return params, state, {"grad_norm": norm, "lr": rate}

@@ -24,23 +24,80 @@ QUICK = {
 }
 LAYER = 1  # the absolute layer that a lone mixer plays
 
+# Two heads, and chunks of which LENGTH is no multiple.
+SMALL = {"heads": 2, "chunk": 4}
+
 # Fields of registered mixers under a second name; the whole contract holds for each.
 VARIANTS: dict[str, dict] = {
     "attention_gqa": {"kind": "attention", "heads": 4, "kv_heads": 2},
     "attention_mqa": {"kind": "attention", "kv_heads": 1, "head_width": 6},
     "attention_plain": {"kind": "attention", "position": "none", "bias": True},
+    "attention_gated": {
+        "kind": "attention",
+        "heads": 4,
+        "kv_heads": 2,
+        "qk_norm": "rms_head",
+        "gate": "sigmoid",
+        "rope_fraction": 0.5,
+    },
+    "attention_alibi": {
+        "kind": "attention",
+        "position": "alibi",
+        "soft_cap": 2.0,
+        "sinks": True,
+    },
     "window": {"kind": "attention", "window": 4},
+    "window_blocks": {
+        "kind": "attention",
+        "window": 5,
+        "block": 4,
+        "position": "rope_interleaved",
+        "qk_norm": "rms_all",
+        "sinks": True,
+    },
     "lstm_wide": {"kind": "lstm", "hidden": 20},
     "gru_narrow": {"kind": "gru", "hidden": 12},
+    "elman_relu": {"kind": "elman", "activation": "relu", "hidden": 12},
+    "slstm_plain": {"kind": "slstm", "conv_width": None, "forget": "exp"},
+    "mingru_even": {"kind": "mingru", "expand": 1},
+    "hgrn_wide": {"kind": "hgrn", "expand": 1.5},
+    "deltanet_uneven": {"kind": "deltanet", "key_expand": 0.5, "value_expand": 2.0},
+    "gated_deltanet_signed": {"kind": "gated_deltanet", "eigenvalues": "signed"},
+    "deltaproduct_ungated": {
+        "kind": "deltaproduct",
+        "householders": 3,
+        "decay": "none",
+    },
+    "mamba_wide": {"kind": "mamba", "expand": 3, "state_width": 5, "dt_rank": 3},
+    "mamba2_groups": {
+        "kind": "mamba2",
+        "groups": 2,
+        "head_width": 8,
+        "state_width": 6,
+        "conv_width": 3,
+    },
+    "mlstm_conv": {"kind": "mlstm", "projections": "conv"},
     "rglru_wide": {"kind": "rglru", "lru_width": 20, "conv_width": 3},
+    "linear_attention_taylor": {"kind": "linear_attention", "feature_map": "taylor"},
+    "linear_attention_hedgehog": {
+        "kind": "linear_attention",
+        "feature_map": "hedgehog",
+        "feature_width": 6,
+    },
+    "linear_attention_rms": {
+        "kind": "linear_attention",
+        "feature_map": "relu",
+        "feature_width": 16,
+        "norm": "rms",
+    },
 }
 
 
 def spec(name: str) -> dict:
-    """kind and fields of a mixer or variant; two heads where it has heads."""
+    """kind and fields of a mixer or variant; SMALL where it has such fields."""
     fields = {"kind": name} | VARIANTS.get(name, {})
     known = {field.name for field in dataclasses.fields(MIXERS[fields["kind"]])}
-    return ({"heads": 2} if "heads" in known else {}) | fields
+    return {field: n for field, n in SMALL.items() if field in known} | fields
 
 
 def values(*shape: int, seed: int = 0, dtype=np.float32):

@@ -1,11 +1,15 @@
 import dataclasses
+import json
 import re
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
+from benchmarks import architectures
 from lm import config as configs
+from lm import count
+from lm import model as models
 from lm.config import ConfigError
 from lm.mixers import MIXERS, Mixer
 
@@ -35,6 +39,30 @@ def test_every_config_resolves_and_resolving_is_idempotent(name, tmp_path):
         resolved.model.depth = 3
     with pytest.raises(TypeError):
         resolved.model.pattern[0] = "lstm"
+
+
+SMALL = architectures.names()
+
+
+def test_every_mixer_has_an_architecture():
+    used = set()
+    for name in SMALL:
+        mixers = configs.resolve(configs.load(f"configs/{name}.py")).model.mixers
+        used |= {fields.kind for fields in mixers.values()}
+    assert used == MIXERS.keys()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_architecture_is_as_small_and_as_good_as_its_header_says(name):
+    config = configs.resolve(configs.load(f"configs/{name}.py"))
+    params = count.params(models.build(config, 256))["params"]
+    assert 0.38e6 < params < 0.45e6
+    measured = json.loads(architectures.RESULTS.read_text())["rows"]
+    (row,) = [row for row in measured if row["name"] == name]
+    assert (row["status"], row["params"]) == ("done", params)
+    assert row["test"] < 2.8
+    said = re.findall(r"(\S+) bits per byte", Path(f"configs/{name}.py").read_text())
+    assert said == [f"{row['test']:.2f}"]
 
 
 def test_the_published_size_is_an_argument():

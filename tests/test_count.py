@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm import count
-from lm.ops import attention, diagonal
+from lm.ops import attention, diagonal, kv_cache
 from tests.subjects import VOCAB, WIDTH, language_model
 
 D, V = WIDTH, VOCAB
@@ -18,13 +18,14 @@ def plain(name, **changes):
     return language_model((name,), mlp="none", **changes)[0]
 
 
-def repeated_heads(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, mask_BxTxS, drop):
+def repeated_heads(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, query, key, **options):
     """Another form of attention: keys and values repeated to one a query head."""
     repeat = q_BxTxHxK.shape[2] // k_BxSxGxK.shape[2]
     k_BxSxHxK, v_BxSxHxK = (jnp.repeat(x, repeat, 2) for x in (k_BxSxGxK, v_BxSxGxK))
     logits_BxHxTxS = jnp.einsum("bthk,bshk->bhts", q_BxTxHxK, k_BxSxHxK)
-    weights_BxHxTxS = jax.nn.softmax(logits_BxHxTxS, where=mask_BxTxS[:, None])
-    return jnp.einsum("bhts,bshk->bthk", drop(weights_BxHxTxS), v_BxSxHxK)
+    mask_Bx1xTxS = kv_cache.visible(query, key)[:, None]
+    weights_BxHxTxS = jax.nn.softmax(logits_BxHxTxS, where=mask_Bx1xTxS)
+    return jnp.einsum("bhts,bshk->bthk", weights_BxHxTxS, v_BxSxHxK)
 
 
 def test_model_flops_do_not_move_with_the_program(monkeypatch):
@@ -34,7 +35,7 @@ def test_model_flops_do_not_move_with_the_program(monkeypatch):
     for remat in ("full", "dots"):
         assert count.forward_flops(model.clone(remat=remat), 50) == want
     used = set()
-    record = lambda form: lambda *args: used.add(form) or form(*args)
+    record = lambda form: lambda *x, **y: used.add(form) or form(*x, **y)
     forms = {jax.default_backend(): record(diagonal.associative)}
     monkeypatch.setattr(diagonal, "FORMS", forms)
     monkeypatch.setattr(attention, "attend", record(repeated_heads))

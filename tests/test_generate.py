@@ -26,10 +26,10 @@ GREEDY = Sampling(temperature=0.0)
 
 
 @functools.cache
-def subject(pattern: tuple[str, ...], **changes):
+def subject(pattern: tuple[str, ...], seed: int = 0, **changes):
     """(model, parameters off their initial values)."""
     model, _ = language_model(pattern, max(2, len(pattern)), **changes)
-    noise = lambda p: p + 0.5 * values(*p.shape, seed=p.size)
+    noise = lambda p: p + 0.5 * values(*p.shape, seed=p.size + seed)
     return model, jax.tree.map(noise, initial(model))
 
 
@@ -59,12 +59,15 @@ def by_full_forwards(model, params, prompt):
     "pattern", [*((name,) for name in MIXERS), ("lstm", "attention"), ("window",)]
 )
 def test_greedy_is_the_best_of_full_forwards_for_ragged_prompts(pattern):
-    model, params = subject(pattern)
+    for seed in range(10):  # some parameters repeat one token for ever
+        model, params = subject(pattern, seed)
+        got = continuations(model, params, PROMPTS, COUNT, GREEDY)
+        if len(np.unique(got)) > 2:
+            break
+    assert len(np.unique(got)) > 2, "the model says too little to be a test"
     want = [by_full_forwards(model, params, prompt) for prompt in PROMPTS]
-    got = continuations(model, params, PROMPTS, COUNT, GREEDY)
     assert got.shape == (len(PROMPTS), COUNT) and got.dtype == np.int32
     np.testing.assert_array_equal(got, want)
-    assert len(np.unique(got)) > 2, "the model says too little to be a test"
 
 
 def test_learned_positions_are_those_of_the_row():

@@ -24,7 +24,7 @@ CONTRADICTIONS = [
     (dict(model__mixers__attention__window=0), "window=0 must be at least 1"),
     (dict(model__mixers__attention__dropout=1.0), "dropout=1.0 must be in [0, 1)"),
     (dict(model__mixers__attention__rope_theta=0.0), "rope_theta=0.0"),
-    (dict(model__mixers__attention__position="learned"), "valid are rope, none"),
+    (dict(model__mixers__attention__position="learned"), "valid are rope, rope_i"),
     (
         dict(model__pattern="rglru", model__mixers__rglru__lru_width=66),
         "heads=4 does not divide model.mixers.rglru.lru_width=66",
@@ -54,6 +54,10 @@ CONTRADICTIONS = [
     (dict(train__batch_tokens=2000), "take 1920 or 2048"),
     (dict(train__batch_tokens=100), "take 128 or 128"),
     (dict(train__micro_tokens=64), "train.micro_tokens=64"),
+    (
+        dict(model__pattern="gla", model__mixers__gla__chunk=24),
+        "chunk=24 must be a power of two",
+    ),
     (dict(eval__stream_chunk=256), "eval.stream_chunk=256 is above data.context=128"),
     (dict(eval__every="0 steps"), "eval.every='0 steps' must be above 0"),
     (dict(run__checkpoint_every="never"), "run.checkpoint_every='never'"),

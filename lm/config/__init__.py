@@ -55,7 +55,7 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     keys = schema.keys(_read(str(BASE)), values | changes)
     for key in (*values, *changes):
         if key not in keys:
-            raise schema.unknown(key, keys)
+            raise schema.unknown(key, keys, (values | changes)["model.pattern"])
     for key, (_, _, _, default) in keys.items():
         if key.startswith(ENTRY):
             values.setdefault(key, default)
@@ -82,7 +82,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
         fields = {
             k[len(prefix) :]: v for k, v in values.items() if k.startswith(prefix)
         }
-        validate.check_mixer(name, fields, values["model.width"])
+        validate.check_mixer(name, fields, values)
     used = set(values["model.pattern"])
     kept = {
         key: value

@@ -76,12 +76,16 @@ def keys(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Key]:
     return found
 
 
-def unknown(key: str, keys: Mapping[str, Key]) -> ConfigError:
-    """The error for a key that is not one of `keys`, with the nearest of them all."""
+def unknown(key: str, keys: Mapping[str, Key], pattern) -> ConfigError:
+    """The error for a key that is not one of `keys`, with the nearest of them.
+
+    Outside model.mixers that is not a key of a mixer that the pattern does not use.
+    """
     inside = [other for other in keys if other.startswith(f"{key}.")]
     if inside:
         return ConfigError(f"{key} is a section; set a key in it, such as {inside[0]}")
-    near = nearest(key, keys)
+    used = lambda other: not other.startswith(ENTRY) or other.split(".")[2] in pattern
+    near = nearest(key, keys if key.startswith(ENTRY) else filter(used, keys))
     hint = f"; did you mean {near}?" if near else ""
     if key.startswith(ENTRY) and f"{ENTRY}{key.split('.')[2]}.kind" not in keys:
         hint += " (a new entry of model.mixers needs its kind)"

@@ -37,6 +37,7 @@ RANGES = (
 
 def choices() -> dict[str, tuple[str, ...]]:
     """The valid names of every key that holds one."""
+    from lm.blocks import BLOCKS
     from lm.data.corpora import CORPORA, INVALID_UTF8, UNITS
     from lm.data.tokens import TOKENIZERS
     from lm.layers import MLPS, NORMS
@@ -48,6 +49,7 @@ def choices() -> dict[str, tuple[str, ...]]:
         "data.document": tuple(UNITS),
         "data.invalid_utf8": tuple(INVALID_UTF8),
         "data.tokenizer": tuple(TOKENIZERS),
+        "model.block": tuple(BLOCKS),
         "model.mlp": tuple(MLPS),
         "model.norm": tuple(NORMS),
         "model.position": ("none", "learned"),
@@ -72,13 +74,29 @@ def check(values: dict[str, Any]) -> None:
             f"model.pattern={pattern} must name 1 to model.depth={depth} mixers, or "
             "some would never be used"
         )
+    _check_block(values)
     _check_data(values)
     _check_batch(values)
     durations(values)
 
 
-def check_mixer(name: str, fields: dict[str, Any], width: int) -> None:
-    """Raise where fields that mixers share by name contradict each other or `width`."""
+def _check_block(values: dict[str, Any]) -> None:
+    """Raise for an MLP that the kind of block has no place for."""
+    from lm.blocks import BLOCKS
+
+    block, mlp = values["model.block"], values["model.mlp"]
+    mlps = BLOCKS[block].mlps
+    if mlp not in mlps:
+        raise ConfigError(
+            f"model.mlp={mlp!r} has no place in model.block={block!r}; add "
+            f"--config.model.mlp={mlps[0]}"
+        )
+
+
+def check_mixer(name: str, fields: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raise where the fields of an entry of model.mixers, or `values`, clash."""
+    from lm.blocks import BLOCKS
+    from lm.mixers import MIXERS
 
     def fail(field: str, words: str) -> None:
         raise ConfigError(f"model.mixers.{name}.{field}={fields[field]!r} {words}")
@@ -92,20 +110,30 @@ def check_mixer(name: str, fields: dict[str, Any], width: int) -> None:
         fail("dropout", "must be in [0, 1)")
     if fields.get("rope_theta", 1) <= 0:
         fail("rope_theta", "must be positive")
+    chunk = fields.get("chunk")
+    if chunk is not None and chunk & (chunk - 1):
+        fail("chunk", "must be a power of two")
     heads, kv_heads = fields.get("heads", 1), fields.get("kv_heads")
-    inner, head_width = "model.width", fields.get("head_width")
+    kind, block = MIXERS[fields["kind"]], BLOCKS[values["model.block"]]
+    own = {field: value for field, value in fields.items() if field != "kind"}
+    depth, dtype = values["model.depth"], values["model.dtype"]
+    mixer = kind(values["model.width"], depth, dtype, **own, parent=None)
+    mixer = mixer.clone(width=block.mixer_width(mixer, values["model.mlp_width"]))
+    inner, width = "model.width", mixer.width
     for field in ("hidden", "lru_width"):
         if fields.get(field) is not None:
             inner, width = f"model.mixers.{name}.{field}", fields[field]
-    if head_width is None and width % heads:
+    own_widths = "head_width" in fields and fields["head_width"] is not None
+    own_widths |= {"key_expand", "value_expand"} <= fields.keys()
+    if not own_widths and width % heads:
         fail("heads", f"does not divide {inner}={width}")
     if kv_heads is not None and heads % kv_heads:
         fail("kv_heads", f"does not divide model.mixers.{name}.heads={heads}")
-    if "position" in fields:
-        choose(f"model.mixers.{name}.position", fields["position"], ("rope", "none"))
-        size = head_width or width // heads
-        if fields["position"] == "rope" and size % 2:
-            fail("position", f"needs an even head width, and it is {size}")
+    for field, names in kind.choices.items():
+        choose(f"model.mixers.{name}.{field}", fields[field], names)
+    found = mixer.contradiction()
+    if found:
+        fail(*found)
 
 
 def _check_data(values: dict[str, Any]) -> None:

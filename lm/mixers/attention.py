@@ -4,12 +4,16 @@ Vaswani et al. 2017, arXiv 1706.03762 eq. 1; grouped queries as in arXiv 2305.13
 rotary positions as in arXiv 2104.09864; a window as in arXiv 2004.05150.
 """
 
+import functools
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from lm import layers
+from lm.layers import parameter
 from lm.mixers.base import Mixer
-from lm.ops import attention
+from lm.ops import attention, kv_cache
 from lm.sequence import Sequence
 
 
@@ -17,7 +21,17 @@ class Attention(Mixer):
     """heads: H; kv_heads: G, by default H (MHA), 1 is MQA, between is GQA.
 
     window: keys that a query sees, its own included; by default all of its document.
-    position: "rope" or "none". dropout: of the attention weights.
+    position: "rope", "rope_interleaved" (pairs are neighbours, as in GPT-J), "alibi"
+    (arXiv 2108.12409) or "none"; rope_fraction: the part of a head's features, from the
+    first, that turns.
+    qk_norm: RMSNorm of queries and keys before their positions, "rms_head" of each head
+    with scales that heads share (Qwen3), "rms_all" over all heads (OLMo 2).
+    scale: of the products q k, by default K^-1/2. soft_cap: c of c tanh(logits / c)
+    (Gemma 2, arXiv 2408.00118). sinks: a learned logit a head that takes part in the
+    softmax without a value (gpt-oss, arXiv 2508.10925).
+    gate: "sigmoid" multiplies each output feature by sigmoid(W x) (arXiv 2505.06708).
+    block: longer calls go through in blocks of so many tokens; by default the op
+    decides by size. dropout: of the attention weights, which holds all of them.
     """
 
     heads: int = 4
@@ -26,14 +40,32 @@ class Attention(Mixer):
     window: int | None = None
     position: str = "rope"
     rope_theta: float = 10_000.0
+    rope_fraction: float = 1.0
+    qk_norm: str = "none"
+    scale: float | None = None
+    soft_cap: float | None = None
+    sinks: bool = False
+    gate: str = "none"
+    block: int | None = None
     bias: bool = False
     dropout: float = 0.0
+
+    choices = {
+        "position": ("rope", "rope_interleaved", "alibi", "none"),
+        "qk_norm": ("none", "rms_head", "rms_all"),
+        "gate": ("none", "sigmoid"),
+    }
 
     @property
     def sizes(self) -> tuple[int, int, int]:
         """(H, G, K)."""
         head_width = self.head_width or self.width // self.heads
         return self.heads, self.kv_heads or self.heads, head_width
+
+    @property
+    def turned(self) -> int:
+        """Features of a head that have rotary positions."""
+        return int(self.rope_fraction * self.sizes[2])
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
@@ -42,25 +74,72 @@ class Attention(Mixer):
         qkv_BxTxF = layers.Dense((H + 2 * G) * K, self.bias, name="qkv")(x_BxTxD, seq)
         qkv_BxTxFxK = qkv_BxTxF.reshape(B, T, H + 2 * G, K)
         q_BxTxHxK, k_BxTxGxK, v_BxTxGxK = jnp.split(qkv_BxTxFxK, [H, H + G], 2)
-        if self.position == "rope":
-            q_BxTxHxK = attention.rope(q_BxTxHxK, seq.positions, self.rope_theta)
-            k_BxTxGxK = attention.rope(k_BxTxGxK, seq.positions, self.rope_theta)
+        q_BxTxHxK = self._placed(self._normed("q_norm", q_BxTxHxK, seq), seq)
+        k_BxTxGxK = self._placed(self._normed("k_norm", k_BxTxGxK, seq), seq)
+        sinks_H = None
+        if self.sinks:
+            sinks_H = parameter(
+                self, "sink_bias", nn.initializers.normal(0.02), (H,), seq
+            )
+        drop = None
+        if self.dropout and seq.key is not None:
+            drop = lambda p: layers.dropout(p, self.dropout, seq, "attention")
         y_BxTxHxK = attention.attend(
             q_BxTxHxK,
             jnp.concatenate([state["key"], k_BxTxGxK], 1),
             jnp.concatenate([state["value"], v_BxTxGxK], 1),
-            attention.visible(state, seq, self.window),
-            lambda weights: layers.dropout(weights, self.dropout, seq, "attention"),
+            *kv_cache.places(state, seq),
+            score=functools.partial(
+                attention.dot,
+                scale=K**-0.5 if self.scale is None else self.scale,
+                soft_cap=self.soft_cap,
+                slopes=attention.alibi_slopes(H) if self.position == "alibi" else None,
+            ),
+            window=self.window,
+            sinks_H=sinks_H,
+            block=self.block,
+            drop=drop,
         )
-        state = attention.write(state, k_BxTxGxK, v_BxTxGxK, seq)
+        state = kv_cache.write(state, k_BxTxGxK, v_BxTxGxK, seq)
         y_BxTxF = y_BxTxHxK.reshape(B, T, H * K)
+        if self.gate == "sigmoid":
+            gate_BxTxF = layers.Dense(H * K, self.bias, name="gate")(x_BxTxD, seq)
+            y_BxTxF *= jax.nn.sigmoid(gate_BxTxF)
         y_BxTxD = layers.Dense(self.width, self.bias, name="output")(y_BxTxF, seq)
         return y_BxTxD, state, carry
+
+    def _normed(self, name: str, x_BxTxHxK, seq: Sequence):
+        if self.qk_norm == "none":
+            return x_BxTxHxK
+        shape = x_BxTxHxK.shape
+        if self.qk_norm == "rms_all":
+            x_BxTxHxK = x_BxTxHxK.reshape(*shape[:2], -1)
+        return layers.RMSNorm(name=name)(x_BxTxHxK, seq).reshape(shape)
+
+    def _placed(self, x_BxTxHxK, seq: Sequence):
+        if not self.position.startswith("rope"):
+            return x_BxTxHxK
+        pairing = "interleaved" if self.position == "rope_interleaved" else "halves"
+        turned, rest = jnp.split(x_BxTxHxK, [self.turned], -1)
+        turned = attention.rope(turned, seq.positions, self.rope_theta, pairing)
+        return jnp.concatenate([turned, rest], -1)
 
     def initial_state(self, batch: int, capacity: int):
         _, G, K = self.sizes
         slots = capacity if self.window is None else min(capacity, self.window - 1)
-        return attention.empty_cache(batch, slots, G, K, self.dtype)
+        return kv_cache.empty_cache(batch, slots, G, K, self.dtype)
+
+    def contradiction(self) -> tuple[str, str] | None:
+        if self.soft_cap is not None and self.soft_cap <= 0:
+            return "soft_cap", "must be positive"
+        if not 0 < self.rope_fraction <= 1:
+            return "rope_fraction", "must be in (0, 1]"
+        if self.position.startswith("rope"):
+            if self.rope_fraction == 1 and self.turned % 2:
+                return "position", f"needs an even head width, and it is {self.turned}"
+            if self.turned % 2 or not self.turned:
+                words = f"turns {self.turned} features of a head; they are pairs"
+                return "rope_fraction", words
 
     @property
     def state_grows(self) -> bool:

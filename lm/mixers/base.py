@@ -1,5 +1,6 @@
 """The contract that every mixer keeps."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -19,7 +20,9 @@ class Mixer(nn.Module):
       dtype: of activations, and of states that hold activations; a recurrent
         accumulator has promote_types(dtype, float32).
       parameter_groups: pairs (regular expression, group) for parameters whose names the
-        optimiser does not know; see lm/optim.py.
+        optimiser does not know, or for another group than theirs; see lm/optim.py.
+      choices: field -> its valid names, for fields that name something.
+      up_project: whether the xLSTM block widens the model around it.
     """
 
     width: int
@@ -27,6 +30,8 @@ class Mixer(nn.Module):
     dtype: Any
 
     parameter_groups: ClassVar[tuple[tuple[str, str], ...]] = ()
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    up_project: ClassVar[bool] = False
 
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
         """-> (y_BxTxD, state, carry); `carry` has one structure through all layers."""
@@ -43,6 +48,18 @@ class Mixer(nn.Module):
     def initial_carry(self, batch: int, length: int) -> dict:
         """What this mixer puts into the values that travel from layer to layer."""
         return {}
+
+    def shared(self, make: Callable) -> dict:
+        """Entries of the carry that are parameters of the model, not of one layer.
+
+        Args:
+          make: (name, init, shape) -> the value of such a parameter.
+        """
+        return {}
+
+    def contradiction(self) -> tuple[str, str] | None:
+        """(field, what is wrong) of the first field that the others rule out."""
+        return None
 
     @property
     def state_grows(self) -> bool:

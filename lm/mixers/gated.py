@@ -1,6 +1,7 @@
 """What nonlinear recurrent mixers share: the products around a cell, and its state."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,20 +13,21 @@ from lm.ops import rnn
 from lm.sequence import Sequence
 
 
-class Gated(Mixer):
-    """x W + b for all gates at once, then a scan of `cell`; h is the output.
+class Recurrent(Mixer):
+    """x W + b for all gates at once, then a scan of a cell of lm/ops/rnn.py over time.
 
     hidden: H, by default the width; another one adds an output projection.
-    remember: initial bias of the gate that keeps the old state, the second one.
     """
 
     hidden: int | None = None
-    remember: float = 1.0
 
     gates: ClassVar[int]
+    input_init: ClassVar[Callable] = staticmethod(layers.fan_in)
+    bias_init: ClassVar[Callable] = staticmethod(layers.zeros)
+    recurrent_init: ClassVar[Callable] = staticmethod(layers.orthogonal_gates)
 
-    def make_cell(self, kernel_HxF, seq: Sequence):
-        """cell(state, z_BxF) -> state, from the recurrent kernel; F = gates * H."""
+    def make_cell(self, seq: Sequence) -> tuple[Callable, Any]:
+        """(cell, its parameters) for rnn.scan."""
         raise NotImplementedError
 
     def output(self, states):
@@ -36,20 +38,17 @@ class Gated(Mixer):
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
         H = self.hidden or self.width
         F = self.gates * H
-
-        def bias_init(key, shape, dtype):
-            return jnp.zeros(shape, dtype).at[H : 2 * H].set(self.remember)
-
-        z_BxTxF = layers.Dense(F, name="input")(x_BxTxD, seq)
-        bias_F = parameter(self, "bias", bias_init, (F,), seq)
+        z_BxTxF = layers.Dense(F, init=self.input_init, name="input")(x_BxTxD, seq)
+        bias_F = parameter(self, "bias", self.bias_init, (F,), seq)
         kernel_HxF = parameter(
-            self, "recurrent_kernel", layers.orthogonal_gates, (H, F), seq
+            self, "recurrent_kernel", self.recurrent_init, (H, F), seq
         )
         states, state = rnn.scan(
-            self.make_cell(kernel_HxF.astype(x_BxTxD.dtype), seq),
+            *self.make_cell(seq),
+            kernel_HxF.astype(x_BxTxD.dtype),
+            z_BxTxF + bias_F.astype(z_BxTxF.dtype),
             state,
             self.initial_state(x_BxTxD.shape[0], 0),
-            z_BxTxF + bias_F.astype(z_BxTxF.dtype),
             seq,
         )
         y_BxTxH = self.output(states).astype(x_BxTxD.dtype)
@@ -61,3 +60,16 @@ class Gated(Mixer):
         """A state of zeros, [B, H]."""
         dtype = layers.accumulator(self.dtype)
         return jnp.zeros((batch, self.hidden or self.width), dtype)
+
+
+class Gated(Recurrent):
+    """A cell whose second gate keeps the old state.
+
+    remember: initial bias of that gate.
+    """
+
+    remember: float = 1.0
+
+    def bias_init(self, key, shape, dtype):
+        H = shape[0] // self.gates
+        return jnp.zeros(shape, dtype).at[H : 2 * H].set(self.remember)

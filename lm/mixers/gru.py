@@ -14,9 +14,9 @@ class GRU(Gated):
 
     gates = 3
 
-    def make_cell(self, kernel_HxF, seq: Sequence):
-        bias_H = parameter(self, "candidate_bias", zeros, kernel_HxF.shape[:1], seq)
-        return lambda h_BxH, z_BxF: rnn.gru_cell(h_BxH, z_BxF, kernel_HxF, bias_H)
+    def make_cell(self, seq: Sequence):
+        H = self.hidden or self.width
+        return rnn.gru_cell, parameter(self, "candidate_bias", zeros, (H,), seq)
 
     def initial_state(self, batch: int, capacity: int):
         return self.zeros(batch)

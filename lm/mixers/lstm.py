@@ -13,8 +13,8 @@ class LSTM(Gated):
 
     gates = 4
 
-    def make_cell(self, kernel_HxF, seq: Sequence):
-        return lambda state, z_BxF: rnn.lstm_cell(state, z_BxF, kernel_HxF)
+    def make_cell(self, seq: Sequence):
+        return rnn.lstm_cell, ()
 
     def output(self, states):
         return states[1]

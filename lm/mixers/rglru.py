@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from lm import layers
-from lm.layers import parameter
+from lm.layers import parameter, zeros
 from lm.mixers.base import Mixer
-from lm.ops import conv, diagonal
+from lm.ops import diagonal
 from lm.sequence import Sequence
 
 
@@ -47,30 +47,18 @@ class RGLRU(Mixer):
         gate_BxTxN = layers.Dense(N, bias=True, name="gate")(x_BxTxD, seq)
         x_BxTxN = layers.Dense(N, bias=True, name="input")(x_BxTxD, seq)
 
-        kernel_WxN = parameter(
-            self,
-            "conv_kernel",
-            layers.truncated_normal((0.01 / self.conv_width) ** 0.5),
-            (self.conv_width, N),
-            seq,
-        ).astype(x_BxTxN.dtype)
-        bias_N = parameter(self, "conv_bias", layers.zeros, (N,), seq)
-        x_BxTxN, buffer_BxWxN = conv.short(x_BxTxN, kernel_WxN, state["conv"], seq)
-        x_BxTxN += bias_N.astype(x_BxTxN.dtype)
+        conv_init = layers.truncated_normal((0.01 / self.conv_width) ** 0.5)
+        x_BxTxN, buffer_BxWxN = layers.short_conv(
+            self, "conv", x_BxTxN, self.conv_width, state["conv"], seq, zeros, conv_init
+        )
 
         log_a_BxTxN = -8.0 * self._gate("recurrence_gate", x_BxTxN, seq)
         decay_N = parameter(self, "decay", decay_init, (N,), seq)
         log_a_BxTxN *= jax.nn.softplus(decay_N)
         x_BxTxN = x_BxTxN.astype(wide) * self._gate("input_gate", x_BxTxN, seq)
         scale_BxTxN = bounded_sqrt(-jnp.expm1(2 * log_a_BxTxN))
-        reset_BxTx1, valid_BxTx1 = seq.reset[..., None], seq.valid[..., None]
-        x_BxTxN *= jnp.where(reset_BxTx1, 1, scale_BxTxN)
-        a_BxTxN = jnp.where(reset_BxTx1, 0, jnp.exp(log_a_BxTxN))
-        h_BxTxN = diagonal.scan(
-            jnp.where(valid_BxTx1, a_BxTxN, 1),
-            jnp.where(valid_BxTx1, x_BxTxN, 0),
-            state["h"],
-        )
+        x_BxTxN *= jnp.where(seq.reset[..., None], 1, scale_BxTxN)
+        h_BxTxN = diagonal.recurrence(jnp.exp(log_a_BxTxN), x_BxTxN, state["h"], seq)
         y_BxTxN = h_BxTxN.astype(x_BxTxD.dtype) * jax.nn.gelu(gate_BxTxN)
         y_BxTxD = layers.Dense(self.width, bias=True, name="output")(y_BxTxN, seq)
         return y_BxTxD, {"h": h_BxTxN[:, -1], "conv": buffer_BxWxN}, carry
@@ -81,7 +69,7 @@ class RGLRU(Mixer):
         size = N // self.heads
         shape = (self.heads, size, size)
         kernel_HxKxK = parameter(self, f"{name}_kernel", layers.fan_in, shape, seq)
-        bias_N = parameter(self, f"{name}_bias", layers.zeros, (N,), seq)
+        bias_N = parameter(self, f"{name}_bias", zeros, (N,), seq)
         x_BxTxHxK = x_BxTxN.reshape(B, T, self.heads, size)
         kernel_HxKxK = kernel_HxKxK.astype(x_BxTxN.dtype)
         z_BxTxHxK = jnp.einsum("bthi,hij->bthj", x_BxTxHxK, kernel_HxKxK)

@@ -1,110 +1,156 @@
-"""Softmax attention over a cache and the tokens of this call, with rotary positions."""
+"""Softmax attention over a cache and the tokens of this call: y_t = sum_s p_ts v_s.
+
+p_ts = exp(e_ts) / (exp(sink) + sum_s exp(e_ts)) over the keys that query t sees, with
+e of scaled dot products (arXiv 1706.03762 eq. 1) or additive (arXiv 1409.0473 A.1.2).
+Short calls hold all e_ts at once; longer ones go through in blocks (blockwise.py).
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lm.sequence import Sequence
+from lm.ops.blockwise import blockwise
+from lm.ops.kv_cache import Tokens, distance, visible
+
+BLOCK = 256  # queries, and keys, in a block
+ADDITIVE_BLOCK = 64  # with a tanh of K features for each of its pairs
+DENSE_PAIRS = 2**18  # query-key pairs of a row up to which they are held at once
 
 
-def rope(x_BxTxHxK, positions_BxT, theta: float):
-    """Rotary positions, halves rotated against each other (arXiv 2104.09864)."""
+def rope(x_BxTxHxK, positions_BxT, theta: float, pairing: str = "halves"):
+    """Rotary positions (arXiv 2104.09864): pairs of features turn by an angle.
+
+    pairing: "halves" pairs feature i with i + K / 2, "interleaved" 2 i with 2 i + 1.
+    """
     half = x_BxTxHxK.shape[-1] // 2
     wide = jnp.promote_types(x_BxTxHxK.dtype, jnp.float32)
     frequency_K = theta ** (-jnp.arange(half, dtype=wide) / half)
     angle_BxTx1xK = positions_BxT.astype(wide)[..., None, None] * frequency_K
     sin, cos = jnp.sin(angle_BxTx1xK), jnp.cos(angle_BxTx1xK)
-    one, two = jnp.split(x_BxTxHxK.astype(wide), 2, -1)
-    rotated = jnp.concatenate([one * cos - two * sin, two * cos + one * sin], -1)
+    x = x_BxTxHxK.astype(wide)
+    if pairing == "halves":
+        one, two = jnp.split(x, 2, -1)
+    else:
+        one, two = x[..., ::2], x[..., 1::2]
+    turned = (one * cos - two * sin, two * cos + one * sin)
+    if pairing == "halves":
+        rotated = jnp.concatenate(turned, -1)
+    else:
+        rotated = jnp.stack(turned, -1).reshape(x.shape)
     return rotated.astype(x_BxTxHxK.dtype)
 
 
-def empty_cache(batch: int, slots: int, kv_heads: int, key: int, dtype):
-    """A cache of `slots` past tokens: keys, values, document and running index."""
-    buffer = jnp.zeros((batch, slots, kv_heads, key), dtype)
-    return {
-        "key": buffer,
-        "value": buffer,
-        "document": jnp.full((batch, slots), -1, jnp.int32),
-        "index": jnp.zeros((batch, slots), jnp.int32),
-        "documents": jnp.zeros(batch, jnp.int32),  # opened so far
-        "count": jnp.zeros(batch, jnp.int32),  # valid tokens so far
-    }
+def alibi_slopes(heads: int) -> tuple[float, ...]:
+    """2^(-8 h / H) for h = 1 .. H; other H than powers of two as in arXiv 2108.12409.
 
-
-def place(cache, seq: Sequence):
-    """Running document [B, T] (-1: padding) and index [B, T] of this call's tokens."""
-    opened_BxT = jnp.cumsum(seq.reset, 1, dtype=jnp.int32)
-    seen_BxT = jnp.cumsum(seq.valid, 1, dtype=jnp.int32)
-    document_BxT = cache["documents"][:, None] + opened_BxT
-    index_BxT = cache["count"][:, None] + seen_BxT - 1
-    return jnp.where(seq.valid, document_BxT, -1), index_BxT
-
-
-def visible(cache, seq: Sequence, window: int | None):
-    """mask_BxTxS over cache slots, then this call's tokens: causal, of one document."""
-    document_BxT, index_BxT = place(cache, seq)
-    document_BxS = jnp.concatenate([cache["document"], document_BxT], 1)
-    index_BxS = jnp.concatenate([cache["index"], index_BxT], 1)
-    distance_BxTxS = index_BxT[:, :, None] - index_BxS[:, None]
-    mask_BxTxS = (document_BxT[:, :, None] == document_BxS[:, None]) & (
-        distance_BxTxS >= 0
-    )
-    if window is not None:
-        mask_BxTxS &= distance_BxTxS < window
-    return mask_BxTxS & seq.valid[:, :, None]
-
-
-def slots_of(index_BxT, valid_BxT, slots: int):
-    """The ring slot of each token; `slots` (out of range) for those not to be kept.
-
-    Only the last `slots` valid tokens of a row are kept, so no slot is written twice:
-    the order of duplicate writes is undefined on accelerators.
+    They take the slopes of the power of two below, then every other one of that above.
     """
-    kept_BxT = valid_BxT & (index_BxT > index_BxT[:, -1:] - slots)
-    return jnp.where(kept_BxT, index_BxT % slots, slots)
+    power = 2 ** (heads.bit_length() - 1)
+    slopes = lambda n: [2.0 ** (-8 * h / n) for h in range(1, n + 1)]
+    return tuple(slopes(power) + slopes(2 * power)[::2][: heads - power])
 
 
-def write(cache, k_BxTxGxK, v_BxTxGxK, seq: Sequence):
-    """The cache after this call's tokens."""
-    counters = {
-        "documents": cache["documents"] + jnp.sum(seq.reset, 1, dtype=jnp.int32),
-        "count": cache["count"] + jnp.sum(seq.valid, 1, dtype=jnp.int32),
-    }
-    slots = cache["key"].shape[1]
-    if slots == 0:
-        return cache | counters
-    document_BxT, index_BxT = place(cache, seq)
-    slot_BxT = slots_of(index_BxT, seq.valid, slots)
-    row_Bx1 = jnp.arange(slot_BxT.shape[0])[:, None]
-    put = lambda buffer, value: buffer.at[row_Bx1, slot_BxT].set(value, mode="drop")
-    return counters | {
-        "key": put(cache["key"], k_BxTxGxK),
-        "value": put(cache["value"], v_BxTxGxK),
-        "document": put(cache["document"], document_BxT),
-        "index": put(cache["index"], index_BxT),
-    }
+def dot(
+    _, q_BxGxRxTxK, k_BxSxGxK, distance_BxTxS, scale=1.0, soft_cap=None, slopes=None
+):
+    """Logits q k scale [B, G, R, T, S], in float32 or wider.
+
+    Args:
+      soft_cap: c of c tanh(logits / c) (arXiv 2408.00118 section 2).
+      slopes: of the H = G R heads; -slope distance is added (arXiv 2108.12409 eq. 1).
+    """
+    wide = jnp.promote_types(q_BxGxRxTxK.dtype, jnp.float32)
+    logits = jnp.einsum(
+        "bgrtk,bsgk->bgrts", q_BxGxRxTxK * scale, k_BxSxGxK, preferred_element_type=wide
+    )
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    if slopes is not None:
+        slopes_GxRx1x1 = jnp.array(slopes, wide).reshape(*logits.shape[1:3], 1, 1)
+        logits -= slopes_GxRx1x1 * distance_BxTxS[:, None, None].astype(wide)
+    return logits
 
 
-def attend(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, mask_BxTxS, drop=lambda weights: weights):
-    """softmax(q k^T / sqrt(K) + mask) v with H / G queries to a key-value head.
+def additive(weight_GxK, q_BxGxRxTxK, k_BxSxGxK, distance_BxTxS):
+    """Logits v tanh(q_t + k_s) [B, G, R, T, S], in float32 or wider; v is `weight`."""
+    wide = jnp.promote_types(q_BxGxRxTxK.dtype, jnp.float32)
+    k_BxGx1x1xSxK = jnp.moveaxis(k_BxSxGxK, 1, 2)[:, :, None, None].astype(wide)
+    h_BxGxRxTxSxK = jnp.tanh(q_BxGxRxTxK[..., None, :].astype(wide) + k_BxGx1x1xSxK)
+    return jnp.einsum("bgrtsk,gk->bgrts", h_BxGxRxTxSxK, weight_GxK.astype(wide))
 
-    arXiv 1706.03762 eq. 1; grouped as in arXiv 2305.13245. The softmax is in float32 or
-    wider; `drop` acts on its weights [B, G, H / G * T, S].
+
+def attend(
+    q_BxTxHxK,
+    k_BxSxGxK,
+    v_BxSxGxV,
+    query: Tokens,
+    key: Tokens,
+    *,
+    score: Callable = dot,
+    weights: Any = None,
+    window: int | None = None,
+    sinks_H=None,
+    block: int | None = None,
+    drop: Callable | None = None,
+):
+    """y_BxTxHxV, H / G queries to a key-value head (arXiv 2305.13245); 0 for padding.
+
+    The softmax is in float32 or wider.
+
+    Args:
+      query, key: see `kv_cache.places`.
+      score: (weights, queries, keys, distance) -> logits; `dot`, `additive` or one of
+        them with its options bound.
+      sinks_H: a logit a head that takes its part of the softmax and has no value.
+      block: calls of more tokens go through in blocks of so many; by default of BLOCK
+        above DENSE_PAIRS.
+      drop: acts on the softmax [B, G, H / G, T, S], which is then held at once.
     """
     B, T, H, K = q_BxTxHxK.shape
-    G = k_BxSxGxK.shape[2]
-    q_BxGxMxK = jnp.moveaxis(q_BxTxHxK.reshape(B, T, G, H // G, K), 1, 3)
-    q_BxGxMxK = q_BxGxMxK.reshape(B, G, -1, K) * K**-0.5
-    wide = jnp.promote_types(q_BxTxHxK.dtype, jnp.float32)
-    logits_BxGxMxS = jnp.einsum(
-        "bgmk,bsgk->bgms", q_BxGxMxK, k_BxSxGxK, preferred_element_type=wide
-    )
-    mask_BxGxMxS = jnp.tile(mask_BxTxS, (1, H // G, 1))[:, None]
-    logits_BxGxMxS = jnp.where(mask_BxGxMxS, logits_BxGxMxS, jnp.finfo(wide).min)
-    weights_BxGxMxS = drop(jax.nn.softmax(logits_BxGxMxS, -1)).astype(v_BxSxGxK.dtype)
-    y_BxGxMxK = jnp.einsum("bgms,bsgk->bgmk", weights_BxGxMxS, v_BxSxGxK)
-    y_BxTxGxRxK = jnp.moveaxis(y_BxGxMxK.reshape(B, G, H // G, T, K), 3, 1)
-    return y_BxTxGxRxK.reshape(B, T, H, K)
+    S, G, V = v_BxSxGxV.shape[1:]
+    q_BxGxRxTxK = jnp.moveaxis(q_BxTxHxK.reshape(B, T, G, H // G, K), 1, 3)
+    sinks_GxR = None if sinks_H is None else sinks_H.reshape(G, H // G)
+    inputs = (q_BxGxRxTxK, k_BxSxGxK, v_BxSxGxV, weights, sinks_GxR, query, key)
+    if block is None:
+        block = BLOCK if T * S > DENSE_PAIRS else T
+    if drop is not None or block >= T:
+        y_BxGxRxTxV = dense(score, window, drop, *inputs)
+    else:
+        y_BxGxRxTxV = blockwise(score, window, block, *inputs)
+    y_BxTxHxV = jnp.moveaxis(y_BxGxRxTxV, 3, 1).reshape(B, T, H, V)
+    return jnp.where((query.document >= 0)[..., None, None], y_BxTxHxV, 0)
+
+
+def dense(
+    score,
+    window,
+    drop,
+    q_BxGxRxTxK,
+    k_BxSxGxK,
+    v_BxSxGxV,
+    weights,
+    sinks_GxR,
+    query: Tokens,
+    key: Tokens,
+):
+    """`attend` with all pairs at once: y_BxGxRxTxV."""
+    logits_BxGxRxTxS = score(weights, q_BxGxRxTxK, k_BxSxGxK, distance(query, key))
+    wide = logits_BxGxRxTxS.dtype
+    mask_Bx1x1xTxS = visible(query, key, window)[:, None, None]
+    lowest = jnp.finfo(wide).min
+    logits_BxGxRxTxS = jnp.where(mask_Bx1x1xTxS, logits_BxGxRxTxS, lowest)
+    if sinks_GxR is not None:
+        shape = (*logits_BxGxRxTxS.shape[:-1], 1)
+        column = jnp.broadcast_to(sinks_GxR[..., None, None].astype(wide), shape)
+        logits_BxGxRxTxS = jnp.concatenate([logits_BxGxRxTxS, column], -1)
+    softmax_BxGxRxTxS = jax.nn.softmax(logits_BxGxRxTxS, -1)
+    softmax_BxGxRxTxS = softmax_BxGxRxTxS[..., : k_BxSxGxK.shape[1]]
+    if drop is not None:
+        softmax_BxGxRxTxS = drop(softmax_BxGxRxTxS)
+    softmax_BxGxRxTxS = softmax_BxGxRxTxS.astype(v_BxSxGxV.dtype)
+    return jnp.einsum("bgrts,bsgv->bgrtv", softmax_BxGxRxTxS, v_BxSxGxV)
 
 
 def pairs(length: int, window: int | None) -> int:

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from lm.sequence import Sequence
+
 
 def _time_major(x):
     return jnp.swapaxes(x, 0, 1)
@@ -58,3 +60,14 @@ FORMS = {"cpu": sequential, "tpu": sequential}
 def scan(a_BxTxD, x_BxTxD, h_BxD):
     """All states h_BxTxD of h_t = a_t h_{t-1} + x_t; h_BxD is the one before them."""
     return FORMS.get(jax.default_backend(), associative)(a_BxTxD, x_BxTxD, h_BxD)
+
+
+def recurrence(a_BxTxD, x_BxTxD, h_BxD, seq: Sequence):
+    """`scan` over the documents of rows: a reset forgets, padding is an identity.
+
+    Returns:
+      h_BxTxD; the last one is the state after the row.
+    """
+    reset_BxTx1, valid_BxTx1 = seq.reset[..., None], seq.valid[..., None]
+    a_BxTxD = jnp.where(valid_BxTx1, jnp.where(reset_BxTx1, 0, a_BxTxD), 1)
+    return scan(a_BxTxD, jnp.where(valid_BxTx1, x_BxTxD, 0), h_BxD)

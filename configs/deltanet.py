@@ -1,0 +1,13 @@
+"""python run.py train --config=configs/deltanet.py --workdir=runs/deltanet
+
+DeltaNet (Yang et al. 2024, arXiv 2406.06484): a write first takes away what its key
+held.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.small("deltanet")
+    config.model.update(pattern=("deltanet",), mlp_width=304)
+    return config

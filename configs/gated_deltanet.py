@@ -1,0 +1,13 @@
+"""python run.py train --config=configs/gated_deltanet.py --workdir=runs/gated_deltanet
+
+Gated DeltaNet (Yang et al. 2024, arXiv 2412.06464): the delta rule with a decay for
+each head and token.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.small("gated_deltanet")
+    config.model.update(pattern=("gated_deltanet",), mlp_width=208)
+    return config

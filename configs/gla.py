@@ -1,0 +1,13 @@
+"""python run.py train --config=configs/gla.py --workdir=runs/gla
+
+Gated linear attention (Yang et al. 2023, arXiv 2312.06635): a decay of its own for each
+key channel and token.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.small("gla")
+    config.model.update(pattern=("gla",), mlp_width=304)
+    return config

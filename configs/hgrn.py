@@ -1,0 +1,13 @@
+"""python run.py train --config=configs/hgrn.py --workdir=runs/hgrn
+
+HGRN (Qin et al. 2023, arXiv 2311.04823): forget gates with lower bounds that rise from
+layer to layer; real-valued.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.small("hgrn")
+    config.model.update(pattern=("hgrn",), depth=2, mlp_width=304)
+    return config

@@ -1,0 +1,41 @@
+"""Elman network: h_t = activation(W x_t + R h_{t-1} + b).
+
+Elman 1990; with relu it is born as the IRNN of Le et al. 2015 (arXiv 1504.00941).
+"""
+
+import functools
+
+import jax.numpy as jnp
+
+from lm import layers
+from lm.mixers.gated import Recurrent
+from lm.ops import rnn
+from lm.sequence import Sequence
+
+
+class Elman(Recurrent):
+    """hidden as in Recurrent.
+
+    activation: tanh, R born orthogonal; or relu (cut at 1e4), R born as the identity.
+    """
+
+    activation: str = "tanh"
+
+    gates = 1
+    choices = {"activation": tuple(rnn.ACTIVATIONS)}
+
+    def input_init(self, key, shape, dtype):
+        if self.activation == "relu":
+            return layers.truncated_normal(0.001)(key, shape, dtype)
+        return layers.fan_in(key, shape, dtype)
+
+    def recurrent_init(self, key, shape, dtype):
+        if self.activation == "relu":
+            return jnp.eye(shape[0], dtype=dtype)
+        return layers.orthogonal_gates(key, shape, dtype)
+
+    def make_cell(self, seq: Sequence):
+        return functools.partial(rnn.elman_cell, rnn.ACTIVATIONS[self.activation]), ()
+
+    def initial_state(self, batch: int, capacity: int):
+        return self.zeros(batch)
