@@ -36,8 +36,6 @@ def row(name: str, runs: Path) -> dict:
         "test": window("test"),
         "state_bytes": result["count"]["state_bytes"],
         "flops_per_token": result["count"]["flops_per_token"],
-        "tokens_per_second": result["speed"]["tokens_per_second"],
-        "seconds": result["speed"]["total_seconds"],
     }
 
 

@@ -1,7 +1,8 @@
 """python run.py train --config=configs/linear_attention.py --workdir=runs/linear
 
 The linear transformer (Katharopoulos et al. 2020, arXiv 2006.16236): elu(x) + 1 for the
-softmax's exponential.
+softmax's exponential; rotary positions as RoFormer has them for it (arXiv 2104.09864,
+equation 19), without which 300 updates do not find the order of tokens: 3.2 bits.
 """
 
 from configs import base
@@ -10,4 +11,5 @@ from configs import base
 def get_config():
     config = base.small("linear_attention")
     config.model.update(pattern=("linear_attention",), mlp_width=304)
+    config.model.mixers.linear_attention = dict(position="rope")
     return config

@@ -78,6 +78,7 @@ VARIANTS: dict[str, dict] = {
     },
     "mlstm_conv": {"kind": "mlstm", "projections": "conv"},
     "rglru_wide": {"kind": "rglru", "lru_width": 20, "conv_width": 3},
+    "linear_attention_rope": {"kind": "linear_attention", "position": "rope"},
     "linear_attention_taylor": {"kind": "linear_attention", "feature_map": "taylor"},
     "linear_attention_hedgehog": {
         "kind": "linear_attention",

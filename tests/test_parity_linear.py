@@ -117,6 +117,27 @@ def test_norm_attention_is_linear_attention_with_an_rmsnorm():
     compare("linear_attention", fields, reference, filled(module), ours, state)
 
 
+def test_rotary_linear_attention_is_that_of_roformer():
+    """Every pair of tokens at once, turned above the divisor alone."""
+    module = _projections(query=D, key=D, value=D)
+    angles = torch.arange(T)[:, None, None] * 10_000 ** -(torch.arange(V // 2) * 2 / V)
+
+    def rotated(x):
+        pairs = torch.complex(*x.chunk(2, -1)) * torch.exp(1j * angles)
+        return torch.cat([pairs.real, pairs.imag], -1)
+
+    def reference(x):
+        q, k, v = (_split(module[name](x)) for name in ("query", "key", "value"))
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        weights = lambda q, k: torch.einsum("bthk,bshk->bhts", q, k).tril()
+        total = weights(q, k).sum(-1, keepdim=True)
+        o = (weights(rotated(q), rotated(k)) / total) @ v.transpose(1, 2)
+        return (module["output"](o.transpose(1, 2).flatten(-2)),)
+
+    fields = {"heads": H, "position": "rope", "chunk": 4}
+    compare("linear_attention", fields, reference, filled(module), _kernels)
+
+
 @pytest.mark.parametrize(("heads", "expand"), [(2, 2), (4, 1), (8, 2)])
 def test_retnet_is_the_retention_of_fla(heads, expand):
     F_, K = expand * D, D // heads

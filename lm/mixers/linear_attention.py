@@ -3,7 +3,8 @@
 Katharopoulos et al. 2020, arXiv 2006.16236, equation 9, with s <= t. Feature maps phi:
 elu(x) + 1 of that paper; the Taylor series of exp, Based (Arora et al. 2024, arXiv
 2402.18668, section 4.1); a learned softmax, Hedgehog (Zhang et al. 2024, arXiv
-2402.04347, section 4.2). Without the divisor: Qin et al. 2022, arXiv 2210.10340.
+2402.04347, section 4.2). Without the divisor: Qin et al. 2022, arXiv 2210.10340. With
+rotary positions: Su et al. 2021, arXiv 2104.09864, equation 19.
 """
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from lm import layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
-from lm.ops import linear
+from lm.ops import attention, linear
 from lm.sequence import Sequence
 
 EPS = 1e-6  # the least divisor
@@ -63,6 +64,7 @@ class LinearAttention(Mixer):
     feature_width: d, of a head's query and key; by default width / heads, for "taylor"
     at most 16.
     norm: "sum" divides by the sum of the weights, "rms" normalises heads instead.
+    position: "rope" turns the features above the divisor, or "none".
     chunk: tokens of a chunk, a power of two; by default the backend's.
     """
 
@@ -70,9 +72,14 @@ class LinearAttention(Mixer):
     feature_map: str = "elu"
     feature_width: int | None = None
     norm: str = "sum"
+    position: str = "none"
     chunk: int | None = None
 
-    choices = {"feature_map": tuple(FEATURES), "norm": ("sum", "rms")}
+    choices = {
+        "feature_map": tuple(FEATURES),
+        "norm": ("sum", "rms"),
+        "position": ("none", "rope"),
+    }
 
     @property
     def key_width(self) -> int:
@@ -97,9 +104,7 @@ class LinearAttention(Mixer):
         if self.norm == "sum":  # a value of ones sums the weights
             ones_BxTxHx1 = jnp.ones_like(v_BxTxHxV[..., :1])
             v_BxTxHxV = jnp.concatenate([v_BxTxHxV, ones_BxTxHx1], -1)
-        o_BxTxHxV, state = linear.attention(
-            q_BxTxHxK, k_BxTxHxK, v_BxTxHxV, None, state, seq, self.chunk
-        )
+        o_BxTxHxV, state = self._attend(q_BxTxHxK, k_BxTxHxK, v_BxTxHxV, state, seq)
         if self.norm == "sum":
             sum_BxTxHx1 = jnp.maximum(o_BxTxHxV[..., -1:], EPS)
             o_BxTxHxV = ratio(o_BxTxHxV[..., :-1], sum_BxTxHx1)
@@ -108,6 +113,25 @@ class LinearAttention(Mixer):
         o_BxTxD = o_BxTxHxV.astype(x_BxTxD.dtype).reshape(B, T, D)
         y_BxTxD = layers.Dense(D, init=init, name="output")(o_BxTxD, seq)
         return y_BxTxD, state, carry
+
+    def _attend(self, q_BxTxHxK, k_BxTxHxK, v_BxTxHxV, state, seq: Sequence):
+        """(o, state) of values, of which a last one of ones sums the weights."""
+
+        def attend(q, k, values: slice):
+            return linear.attention(
+                q, k, v_BxTxHxV[..., values], None, state[..., values], seq, self.chunk
+            )
+
+        if self.position == "none":
+            return attend(q_BxTxHxK, k_BxTxHxK, slice(None))
+        turn = lambda x: attention.rope(x, seq.positions, 10_000.0)
+        V = self.width // self.heads
+        o, new = attend(turn(q_BxTxHxK), turn(k_BxTxHxK), slice(V))
+        if self.norm == "rms":
+            return o, new
+        # What divides is not turned: a sum of turned weights may be 0.
+        pairs = zip((o, new), attend(q_BxTxHxK, k_BxTxHxK, slice(V, None)), strict=True)
+        return tuple(jnp.concatenate(pair, -1) for pair in pairs)
 
     def _features(self, name: str, x_BxTxHxK, seq: Sequence):
         """phi(x), in float32 or wider; Hedgehog's of a learned affine map of a head."""
@@ -128,3 +152,8 @@ class LinearAttention(Mixer):
         V = self.width // self.heads + (self.norm == "sum")
         shape = (batch, self.heads, size(self.key_width), V)
         return jnp.zeros(shape, layers.accumulator(self.dtype))
+
+    def contradiction(self) -> tuple[str, str] | None:
+        features = FEATURES[self.feature_map][1](self.key_width)
+        if self.position == "rope" and features % 2:
+            return "position", f"turns pairs, and a head has {features} features"
