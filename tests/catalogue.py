@@ -148,7 +148,7 @@ def source(kind: type[Mixer]) -> tuple[str, str, str]:
     text = inspect.getmodule(kind).__doc__
     first, _, rest = text.partition("\n\n")
     title, _, equation = " ".join(first.split()).partition(": ")
-    ids = dict.fromkeys(re.findall(r"\d{4}\.\d{5}", text))
+    ids = dict.fromkeys(re.findall(r"\d{4}\.\d{4,5}", text))
     papers = [f"[{i}](https://arxiv.org/abs/{i})" for i in ids]
     if not papers:
         papers = [" ".join(rest.split()).partition(".")[0].partition(",")[0]]
@@ -186,7 +186,7 @@ def page() -> str:
         title, equation, papers = source(kind)
         cells = (
             f"`{name}`<br>{title}",
-            equation,
+            f"`{equation}`",
             papers,
             form(kind),
             STATE[name][0],

@@ -184,12 +184,13 @@ def test_gla_is_that_of_fla():
 PARITY = {
     "gla": ("fla-core: gla", (test_gla_is_that_of_fla,)),
     "linear_attention": (
-        "fla-core: linear_attn, based",
+        "fla-core: linear_attn, based; torch: RoFormer's equation 19",
         (
             test_linear_attention_is_that_of_fla,
             test_a_hedgehog_is_linear_attention_over_its_features,
             test_a_taylor_map_is_based,
             test_norm_attention_is_linear_attention_with_an_rmsnorm,
+            test_rotary_linear_attention_is_that_of_roformer,
         ),
     ),
     "retnet": ("fla-core: retention", (test_retnet_is_the_retention_of_fla,)),

@@ -216,7 +216,7 @@ def test_rglru_is_the_recurrent_block_of_recurrentgemma():
 PARITY = {
     "elman": ("torch.nn.RNN", (test_elman_is_torch_rnn,)),
     "hgrn": (
-        "flash-linear-attention: naive_recurrent_hgrn",
+        "fla-core: hgrn",
         (
             test_hgrn_is_fla_hgrn_at_the_bounds_that_it_is_born_with,
             test_hgrn_learns_the_lower_bounds_that_all_layers_share,

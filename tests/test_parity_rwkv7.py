@@ -194,7 +194,7 @@ def test_vectors_start_as_in_the_official_code():
 
 PARITY = {
     "rwkv7": (
-        "the time mix of the package rwkv; torch around fla-core's dplr_recurrence",
+        "rwkv: RWKV_x070_TMix_seq; fla-core: dplr",
         (
             test_rwkv7_is_the_time_mix_of_the_rwkv_package,
             test_rwkv7_is_its_equations_in_torch,

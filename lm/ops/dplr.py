@@ -39,8 +39,8 @@ def rule(
       w: log-decay in [-e^{-1/2}, 0], the bound of RWKV-7; stronger ones overflow.
       chunk: tokens of a chunk, a power of two up to LONGEST; by default the backend's.
     """
-    T = r_BxTxHxK.shape[1]
-    C = min(chunks.size(T, chunk), LONGEST)
+    T, _, K = r_BxTxHxK.shape[1:]
+    C = min(chunks.size(T, chunk, K), LONGEST)
     arrays = (r_BxTxHxK, w_BxTxHxK, k_BxTxHxK, v_BxTxHxV, a_BxTxHxK, b_BxTxHxK)
     r, w, k, v, a, b = (chunks.split(x, C) for x in chunks.masked(seq, *arrays))
     mask = chunks.masks(seq, C)
