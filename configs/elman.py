@@ -2,6 +2,8 @@
 
 Elman's recurrent network (Elman 1990): h_t = tanh(W x_t + R h_{t-1} + b), in the block
 that every mixer gets.
+
+2.16 bits per byte of test text, with 0.39M parameters.
 """
 
 from configs import base

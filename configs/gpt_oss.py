@@ -2,6 +2,8 @@
 
 The attention of gpt-oss (arXiv 2508.10925): a learned sink in each head's softmax,
 windows and full attention by turns; a dense MLP instead of experts.
+
+2.40 bits per byte of test text, with 0.40M parameters.
 """
 
 from configs import base

@@ -2,6 +2,10 @@
 
 GPT-J (Wang and Komatsuzaki 2021): attention and MLP in parallel on one LayerNorm,
 interleaved RoPE on half of each head here.
+
+2.65 bits per byte of test text, with 0.40M parameters.
+Two layers find the order of tokens late: validation 2.75 at update 150, 2.54 at
+300 and falling; in parallel, no MLP sees what its own layer attends to.
 """
 
 from configs import base

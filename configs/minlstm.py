@@ -2,6 +2,8 @@
 
 minLSTM (Feng et al. 2024, arXiv 2410.01201): normalised forget and input gates of the
 input alone, so a linear recurrence.
+
+2.33 bits per byte of test text, with 0.40M parameters.
 """
 
 from configs import base

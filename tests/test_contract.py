@@ -34,7 +34,7 @@ CHUNKED = [name for name in MIXERS if hasattr(MIXERS[name], "chunk")]
 @pytest.mark.parametrize("name", CHUNKED)
 def test_the_length_of_a_chunk_changes_nothing(name):
     alone, seq = subject(name), ragged()
-    start = alone.warm()
+    start = jax.tree.map(jnp.asarray, alone.warm())
 
     def all_of(chunk):
         mixer = alone.mixer.clone(chunk=chunk, parent=None)
