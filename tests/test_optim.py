@@ -99,6 +99,17 @@ def test_without_gradients_kernels_alone_shrink():
     assert set(groups.values()) == {"decay", "no_decay"}
 
 
+def test_the_fast_group_moves_twice_as_far():
+    params = {"decay_lora_bias": jnp.ones(3), "rate_lora_bias": jnp.ones(3)}
+    assert set(optim.groups(params).values()) == {"fast", "no_decay"}
+    start = optim.adam(settings()).init(params)
+    new, _, _ = optim.update(settings(), params, start, params, 7, hyper())
+    moved = {name: 1 - np.asarray(leaf) for name, leaf in new.items()}
+    assert (moved["rate_lora_bias"] > 1e-3).all()
+    twice = 2 * moved["rate_lora_bias"]
+    np.testing.assert_allclose(moved["decay_lora_bias"], twice, 1e-5)
+
+
 def rates(step):
     """The schedule written with optax's."""
     after = optax.cosine_decay_schedule(0.1, STEPS - 1 - WARMUP, OPTIM["final_lr"])
