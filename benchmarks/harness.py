@@ -1,0 +1,173 @@
+"""How every benchmark here measures: alternating medians, ratios first, limits beside.
+
+Times of one comparison come from one process, in turns, each timed call after an
+untimed one of the same program: a call after another's finds cold caches and pages.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.runtime import machine
+
+REPEATS = 7
+
+
+@dataclass
+class Row:
+    """One figure against what it is measured by.
+
+    Attributes:
+      name: the work, shapes included.
+      ratio: the figure itself, larger is better unless `most` is its bar.
+      least, most: the bar; None: there is none, the row only informs.
+      stretch: what we are after beyond the bar.
+      values: what the ratio is made of, by name with unit: {"ours ms": 12.0}.
+    """
+
+    name: str
+    ratio: float
+    least: float | None = None
+    most: float | None = None
+    stretch: float | None = None
+    values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        if self.least is None and self.most is None:
+            return ""
+        low = self.least is not None and self.ratio < self.least
+        high = self.most is not None and self.ratio > self.most
+        return "falls short" if low or high else "pass"
+
+
+def medians(
+    programs: dict[str, Callable], repeats: int = REPEATS, calls: int = 1
+) -> dict[str, float]:
+    """Median milliseconds a call of each program, which returns when its work is done.
+
+    Args:
+      calls: of a program in a row that one time is over, for short ones.
+    """
+    times = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            program()
+            start = time.perf_counter()
+            for _ in range(calls):
+                program()
+            times[name].append(1e3 * (time.perf_counter() - start) / calls)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def blocked(function: Callable, *arguments) -> Callable:
+    """A jax call that returns when its results are there."""
+    return lambda: jax.block_until_ready(function(*arguments))
+
+
+def matmul_peak(repeats: int = REPEATS) -> float:
+    """FLOP/s of a float32 product of two square matrices, the best of several."""
+    n = 2048
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((n, n)), jnp.float32)
+    product = jax.jit(lambda x: x @ x)
+    return 2 * n**3 / _best(blocked(product, x), repeats)
+
+
+def read_bandwidth(repeats: int = REPEATS) -> float:
+    """Bytes/s at which a matrix too large for any cache is read, for its product with
+    a vector: the best of several, of jax's product and numpy's sum."""
+    rows, width = 16384, 4096
+    x = np.random.default_rng(0).standard_normal((rows, width), np.float32)
+    vector, matrix = jnp.ones(width, jnp.float32), jnp.asarray(x)
+    product = jax.jit(lambda x, v: x @ v)
+    seconds = _best(blocked(product, matrix, vector), repeats)
+    return x.nbytes / min(seconds, _best(lambda: x.sum(), repeats))
+
+
+def _best(program: Callable, repeats: int) -> float:
+    program()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        program()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def peak_memory(program: Callable) -> int:
+    """Most bytes that this process came to hold in `program`, above those before it.
+
+    Call it in a process of its own: memory that an earlier program left free is not
+    counted again. Linux only.
+    """
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = _status("VmRSS")
+    program()
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return 1024 * int(line.split()[1])
+    raise KeyError(key)
+
+
+def line(row: Row) -> str:
+    bars = {"at least": row.least, "at most": row.most, "stretch": row.stretch}
+    bar = ", ".join(f"{k} {v:g}" for k, v in bars.items() if v is not None)
+    values = ", ".join(f"{name} {_short(value)}" for name, value in row.values.items())
+    cells = [row.name, f"{row.ratio:.2f}", bar, row.verdict, values]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def markdown(title: str, rows: list[Row]) -> str:
+    where = machine()
+    packages = ", ".join(f"{k} {v}" for k, v in where["packages"].items())
+    device = f"{where['cpus']} cores of {where['device']}"
+    if where["platform"] != "cpu":
+        device = f"{where['devices']} {where['device']}"
+    lines = "\n".join(map(line, rows))
+    return f"""{title}
+
+{device}; {packages}.
+
+| work | ratio | bar | | measured |
+|---|---|---|---|---|
+{lines}
+"""
+
+
+def main(title: str, measure: Callable[[list[str]], list[Row]]) -> None:
+    """The command of a benchmark module: [--out=FOLDER] [NAME ...].
+
+    Args:
+      title: a module's docstring; its file is named like the module.
+      measure: names of cases (none: all) -> rows; it prints each as it is there.
+    """
+    import __main__
+
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--out", type=Path, help="folder of NAME.json and NAME.md")
+    parser.add_argument("names", nargs="*", help="cases; default: all")
+    flags = parser.parse_args()
+    rows = measure(flags.names)
+    if flags.out:
+        flags.out.mkdir(parents=True, exist_ok=True)
+        name = Path(__main__.__file__).stem
+        found = [asdict(row) | {"verdict": row.verdict} for row in rows]
+        result = {"machine": machine(), "rows": found}
+        (flags.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (flags.out / f"{name}.md").write_text(markdown(title.strip(), rows))
