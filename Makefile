@@ -1,4 +1,4 @@
-# make demo | test | lint; each makes .venv when it is missing or older than its
+# make demo | test | lint | bench; each makes .venv when it is missing or older than its
 # requirement files. ACCEL=cuda12|cuda13|tpu chooses the jax extra; default: CPU.
 PYTHON ?= python3
 ACCEL ?=
@@ -9,7 +9,7 @@ RUN = .venv/installed-run-$(ACCEL)
 DEV = .venv/installed-dev-$(ACCEL)
 OUT = runs/$(if $(filter tiny,$(TIER)),demo,demo-$(TIER))
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 demo: $(RUN)
 	.venv/bin/python run.py compare experiments/rnn_vs_attention.py --tier=$(TIER) --out=$(OUT)
 
@@ -19,6 +19,9 @@ test: $(DEV)
 lint: $(DEV)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+bench: $(DEV)
+	OPENBLAS_NUM_THREADS=1 .venv/bin/python -m benchmarks $(if $(BENCH_OUT),--out=$(BENCH_OUT))
 
 $(RUN): requirements.txt
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv

@@ -8,7 +8,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -133,16 +133,28 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def markdown(title: str, rows: list[Row]) -> str:
-    where = machine()
+def here() -> dict:
+    """The machine's record with its limits, measured in this process."""
+    limits = {
+        "matmul_gflops": matmul_peak() / 1e9,
+        "read_gb_per_s": read_bandwidth() / 1e9,
+    }
+    return machine() | limits
+
+
+def markdown(title: str, where: dict, rows: list[Row]) -> str:
     packages = ", ".join(f"{k} {v}" for k, v in where["packages"].items())
     device = f"{where['cpus']} cores of {where['device']}"
     if where["platform"] != "cpu":
         device = f"{where['devices']} {where['device']}"
+    limits = (
+        f"float32 products {where['matmul_gflops']:.0f} GFLOP/s, "
+        f"reads {where['read_gb_per_s']:.0f} GB/s"
+    )
     lines = "\n".join(map(line, rows))
     return f"""{title}
 
-{device}; {packages}.
+{device}: {limits}; {packages}.
 
 | work | ratio | bar | | measured |
 |---|---|---|---|---|
@@ -150,12 +162,14 @@ def markdown(title: str, rows: list[Row]) -> str:
 """
 
 
-def main(title: str, measure: Callable[[list[str]], list[Row]]) -> None:
+def main(title: str, measure: Callable[[list[str]], Iterable[Row]]) -> None:
     """The command of a benchmark module: [--out=FOLDER] [NAME ...].
 
+    Prints each row as it comes; writes FOLDER/MODULE.json and FOLDER/MODULE.md.
+
     Args:
-      title: a module's docstring; its file is named like the module.
-      measure: names of cases (none: all) -> rows; it prints each as it is there.
+      title: the module's docstring.
+      measure: names of cases (none: all) -> rows, best as a generator.
     """
     import __main__
 
@@ -163,11 +177,15 @@ def main(title: str, measure: Callable[[list[str]], list[Row]]) -> None:
     parser.add_argument("--out", type=Path, help="folder of NAME.json and NAME.md")
     parser.add_argument("names", nargs="*", help="cases; default: all")
     flags = parser.parse_args()
-    rows = measure(flags.names)
+    rows = []
+    for row in measure(flags.names):
+        print(line(row), flush=True)
+        rows.append(row)
     if flags.out:
         flags.out.mkdir(parents=True, exist_ok=True)
         name = Path(__main__.__file__).stem
         found = [asdict(row) | {"verdict": row.verdict} for row in rows]
-        result = {"machine": machine(), "rows": found}
+        where = here()
+        result = {"machine": where, "rows": found}
         (flags.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (flags.out / f"{name}.md").write_text(markdown(title.strip(), rows))
+        (flags.out / f"{name}.md").write_text(markdown(title.strip(), where, rows))
