@@ -87,24 +87,42 @@ def attend(option: str, block, q, k, v, weights, sinks, query, key, drop=None):
     )
 
 
+EVERY_PLAN = {
+    "dense": attention.Plan(dense=10**6, rows=0, square=0),
+    "rows": attention.Plan(dense=0, rows=10**6, square=0),
+    "squares": attention.Plan(dense=0, rows=0, square=4),
+}
+
+
+@pytest.fixture(params=EVERY_PLAN)
+def plan(request, monkeypatch):
+    monkeypatch.setattr(attention, "ROWS", 3)
+    monkeypatch.setattr(attention, "MULTIPLE", 1)
+    plans = {jax.default_backend(): EVERY_PLAN[request.param]}
+    monkeypatch.setattr(attention, "PLANS", plans)
+    return request.param
+
+
 @pytest.mark.parametrize("block", [None, 4])
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (4, 1)])
-def test_attend_is_the_equation(option, block, heads, groups):
+def test_attend_is_the_equation(plan, option, block, heads, groups):
     inputs, places = drawn(heads=heads, groups=groups), situation()
     got = compiled(functools.partial(attend, option, block))(*inputs, *places)
     np.testing.assert_allclose(got, loop(option, *inputs, *places), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("order", blockwise.ORDERS)
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize(
     ("length", "slots", "block"),
-    [(1, 3, 2), (T, 3, 4), (T, 0, 1), (8, 0, 4), (T, 5, 64)],
+    [(1, 3, 2), (T, 3, 4), (T, 0, 1), (T, 0, 4), (8, 0, 4), (T, 5, 64)],
 )
-def test_the_forms_agree_in_outputs_and_gradients(option, length, slots, block):
+def test_the_forms_agree_in_outputs_and_gradients(order, option, length, slots, block):
     score, window, has_sinks = OPTIONS[option]
     q, k, v, weights, sinks = drawn(length, slots)
     q = np.moveaxis(q.reshape(B, length, 2, 2, K), 1, 3)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     weights = weights if score is attention.additive else None
     sinks = sinks.reshape(2, 2) if has_sinks else None
     places = situation(length, slots)
@@ -121,15 +139,14 @@ def test_the_forms_agree_in_outputs_and_gradients(option, length, slots, block):
         return y, grads
 
     want = run(functools.partial(attention.dense, score, window, None))
-    got = run(functools.partial(attention.blockwise, score, window, block))
+    got = run(functools.partial(attention.blockwise, order, score, window, block))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), got, want
     )
 
 
-@pytest.mark.parametrize("block", [None, 2])
 @pytest.mark.parametrize("option", OPTIONS)
-def test_what_is_not_seen_changes_no_bit(option, block):
+def test_what_is_not_seen_changes_no_bit(plan, option):
     q, k, v, weights, sinks = drawn()
     query, key = situation()
     unseen = ~kv_cache.visible(query, key, OPTIONS[option][1]).any(1)
@@ -138,7 +155,7 @@ def test_what_is_not_seen_changes_no_bit(option, block):
     @compiled
     def run(q, k, v):
         y, pull = jax.vjp(
-            lambda *x: attend(option, block, *x, weights, sinks, query, key), q, k, v
+            lambda *x: attend(option, None, *x, weights, sinks, query, key), q, k, v
         )
         return y, pull(jnp.ones_like(y))
 
@@ -155,7 +172,7 @@ def test_what_is_not_seen_changes_no_bit(option, block):
 @pytest.mark.parametrize("slots", [0, 2, 5])
 def test_blocks_are_visited_where_a_pair_may_be_visible(window, block, slots):
     S = slots + T
-    visited = {tuple(visit) for visit in blockwise.schedule(T, S, block, window)}
+    visited = {tuple(visit) for visit in blockwise.squares(T, S, block, window)}
     apart = np.arange(T)[:, None] + slots - np.arange(S)
     seen = (apart >= 0) & (apart < (window or S)) | (np.arange(S) < slots)
     want = {(t // block, s // block) for t, s in np.argwhere(seen)}
@@ -163,7 +180,12 @@ def test_blocks_are_visited_where_a_pair_may_be_visible(window, block, slots):
     # A block whose last query lies beyond the row may be visited for nothing.
     full = T // block
     assert {v for v in visited if v[0] < full} == {v for v in want if v[0] < full}
-    assert len(visited) == len(blockwise.schedule(T, S, block, window))
+    assert len(visited) == len(blockwise.squares(T, S, block, window))
+    rows = blockwise.rows(T, S, block, window)
+    assert [t for (first, end), _ in rows for t in range(first, end)] == list(range(T))
+    for (first, end), (low, high) in rows:
+        keys = np.flatnonzero(seen[first:end].any(0))
+        assert (low, high) == (0 if slots else keys[0], keys[-1] + 1)
 
 
 @pytest.mark.parametrize(
@@ -188,18 +210,24 @@ def test_temporaries_are_linear_in_the_length(score, weights):
     assert temporaries(4096) < 4096**2
 
 
-def test_long_calls_go_through_in_blocks(monkeypatch):
-    def in_blocks():
-        inputs, places = drawn(), situation()
-        run = lambda *inputs: attend("plain", None, *inputs, *places)
-        return "scan" in str(jax.make_jaxpr(run)(*inputs))
+def test_a_call_goes_through_by_its_pairs(monkeypatch):
+    plans = {jax.default_backend(): attention.Plan(dense=30, rows=600, square=256)}
+    monkeypatch.setattr(attention, "PLANS", plans)
+    forms = {(3, 10): ("dense", 3), (3, 11): ("rows", 16), (1, 999): ("dense", 1)}
+    forms |= {(6, 100): ("rows", 16), (6, 101): ("squares", 256)}
+    assert {sizes: attention.order(*sizes) for sizes in forms} == forms
+    assert attention.order(65, 9)[1] == 32
+    monkeypatch.setattr(attention, "PLANS", {})
+    assert attention.order(512, 512) == ("dense", 512)
+    assert attention.order(512, 513) == ("squares", attention.OTHERS.square)
 
-    assert not in_blocks()
-    monkeypatch.setattr(attention, "BLOCK", 4)
-    monkeypatch.setattr(attention, "DENSE_PAIRS", T * (T + SLOTS))
-    assert not in_blocks()
-    monkeypatch.setattr(attention, "DENSE_PAIRS", T * (T + SLOTS) - 1)
-    assert in_blocks()
+
+def test_the_form_of_a_plan_is_what_runs(plan):
+    inputs, places = drawn(), situation()
+    run = lambda *inputs: attend("plain", None, *inputs, *places)
+    text = str(jax.make_jaxpr(run)(*inputs))
+    assert ("scan" in text) == (plan == "squares")
+    assert text.count("= log") == {"dense": 0, "rows": 3, "squares": 1}[plan]
 
 
 @pytest.mark.parametrize("block", [None, 4])
@@ -214,15 +242,13 @@ def test_the_softmax_that_is_dropped_from_is_whole_and_in_float32(block):
 
 def test_sums_over_blocks_of_bfloat16_are_in_float32():
     S = 600  # a sum of ones in bfloat16 ends at 256
-    q, k = (
-        jnp.zeros((1, 1, 1, 1, 1), jnp.bfloat16),
-        jnp.zeros((1, S, 1, 1), jnp.bfloat16),
-    )
-    v = (jnp.arange(S) >= S // 2).astype(jnp.bfloat16)[None, :, None, None]
+    q = jnp.zeros((1, 1, 1, 1, 1), jnp.bfloat16)
+    k = jnp.zeros((1, 1, S, 1), jnp.bfloat16)
+    v = (jnp.arange(S) >= S // 2).astype(jnp.bfloat16)[None, None, :, None]
     one = jnp.ones((1, S), jnp.int32)
     key = kv_cache.Tokens(one, jnp.arange(S)[None])
     query = kv_cache.Tokens(one[:, -1:], key.index[:, -1:])
-    run = functools.partial(attention.blockwise, attention.dot, None, 1)
+    run = functools.partial(attention.blockwise, "squares", attention.dot, None, 1)
     y = compiled(run)(q, k, v, None, None, query, key)
     assert (y.dtype, float(y[0, 0, 0, 0, 0])) == (jnp.bfloat16, 0.5)
 

@@ -5,12 +5,11 @@ document instead of an encoder's; several heads as in arXiv 1706.03762.
 """
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from lm import layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
-from lm.ops import attention, kv_cache
+from lm.ops import attention, cached, kv_cache
 from lm.sequence import Sequence
 
 
@@ -41,18 +40,16 @@ class AdditiveAttention(Mixer):
         k_BxTxF = layers.Dense(H * K, init=init, name="key")(x_BxTxD, seq)
         v_BxTxF = layers.Dense(H * V, name="value")(x_BxTxD, seq)
         score_HxK = parameter(self, "score_kernel", layers.zeros, (H, K), seq)
-        k_BxTxHxK = k_BxTxF.reshape(B, T, H, K)
-        v_BxTxHxV = v_BxTxF.reshape(B, T, H, V)
-        y_BxTxHxV = attention.attend(
+        y_BxTxHxV, state = cached.attend(
             q_BxTxF.reshape(B, T, H, K),
-            jnp.concatenate([state["key"], k_BxTxHxK], 1),
-            jnp.concatenate([state["value"], v_BxTxHxV], 1),
-            *kv_cache.places(state, seq),
+            k_BxTxF.reshape(B, T, H, K),
+            v_BxTxF.reshape(B, T, H, V),
+            state,
+            seq,
             score=attention.additive,
             weights=score_HxK,
             block=self.chunk or attention.ADDITIVE_BLOCK,
         )
-        state = kv_cache.write(state, k_BxTxHxK, v_BxTxHxV, seq)
         y_BxTxF = y_BxTxHxV.reshape(B, T, H * V)
         y_BxTxD = layers.Dense(self.width, name="output")(y_BxTxF, seq)
         return y_BxTxD, state, carry

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from lm import layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
-from lm.ops import attention, kv_cache
+from lm.ops import attention, cached, kv_cache
 from lm.sequence import Sequence
 
 
@@ -84,11 +84,12 @@ class Attention(Mixer):
         drop = None
         if self.dropout and seq.key is not None:
             drop = lambda p: layers.dropout(p, self.dropout, seq, "attention")
-        y_BxTxHxK = attention.attend(
+        y_BxTxHxK, state = cached.attend(
             q_BxTxHxK,
-            jnp.concatenate([state["key"], k_BxTxGxK], 1),
-            jnp.concatenate([state["value"], v_BxTxGxK], 1),
-            *kv_cache.places(state, seq),
+            k_BxTxGxK,
+            v_BxTxGxK,
+            state,
+            seq,
             score=functools.partial(
                 attention.dot,
                 scale=K**-0.5 if self.scale is None else self.scale,
@@ -100,7 +101,6 @@ class Attention(Mixer):
             block=self.block,
             drop=drop,
         )
-        state = kv_cache.write(state, k_BxTxGxK, v_BxTxGxK, seq)
         y_BxTxF = y_BxTxHxK.reshape(B, T, H * K)
         if self.gate == "sigmoid":
             gate_BxTxF = layers.Dense(H * K, self.bias, name="gate")(x_BxTxD, seq)

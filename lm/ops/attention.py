@@ -2,11 +2,12 @@
 
 p_ts = exp(e_ts) / (exp(sink) + sum_s exp(e_ts)) over the keys that query t sees, with
 e of scaled dot products (arXiv 1706.03762 eq. 1) or additive (arXiv 1409.0473 A.1.2).
-Short calls hold all e_ts at once; longer ones go through in blocks (blockwise.py).
+The shortest calls hold all e_ts at once; others go through in blocks (blockwise.py).
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,39 @@ import jax.numpy as jnp
 from lm.ops.blockwise import blockwise
 from lm.ops.kv_cache import Tokens, distance, visible
 
-BLOCK = 256  # queries, and keys, in a block
 ADDITIVE_BLOCK = 64  # with a tanh of K features for each of its pairs
-DENSE_PAIRS = 2**18  # query-key pairs of a row up to which they are held at once
+
+
+class Plan(NamedTuple):
+    """By how many query-key pairs of a row a call without `block` goes through.
+
+    Attributes:
+      dense: up to so many are held at once.
+      rows: up to so many, ROWS blocks of queries, whose size is a multiple of MULTIPLE,
+        each see all their keys at once.
+      square: queries, and keys, of a block where there are more.
+    """
+
+    dense: int
+    rows: int
+    square: int
+
+
+ROWS, MULTIPLE = 4, 16
+PLANS = {"cpu": Plan(dense=2**12, rows=2**20, square=512)}
+# Fewer and larger kernels elsewhere.
+OTHERS = Plan(dense=2**18, rows=0, square=256)
+
+
+def order(T: int, S: int) -> tuple[str, int]:
+    """(a name of blockwise.ORDERS or "dense", tokens of a block) of a call."""
+    plan = PLANS.get(jax.default_backend(), OTHERS)
+    pairs = T * S
+    if T == 1 or pairs <= plan.dense:
+        return "dense", T
+    if pairs <= plan.rows:
+        return "rows", MULTIPLE * -(-T // (MULTIPLE * ROWS))
+    return "squares", plan.square
 
 
 def rope(x_BxTxHxK, positions_BxT, theta: float, pairing: str = "halves"):
@@ -52,8 +83,43 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
     return tuple(slopes(power) + slopes(2 * power)[::2][: heads - power])
 
 
+@jax.custom_vjp
+def _products(q_BxGxRxTxK, k_BxGxSxK):
+    """q k [B, G, R, T, S], in float32 or wider."""
+    (B, G, R, T, K), S = q_BxGxRxTxK.shape, k_BxGxSxK.shape[2]
+    wide = jnp.promote_types(q_BxGxRxTxK.dtype, jnp.float32)
+    # With more axes XLA's CPU copies all keys for the product with a lone token.
+    logits = jnp.einsum(
+        "nrk,nsk->nrs",
+        q_BxGxRxTxK.reshape(B * G, R * T, K),
+        k_BxGxSxK.reshape(B * G, S, K),
+        preferred_element_type=wide,
+    )
+    return logits.reshape(B, G, R, T, S)
+
+
+def _products_forward(q_BxGxRxTxK, k_BxGxSxK):
+    return _products(q_BxGxRxTxK, k_BxGxSxK), (q_BxGxRxTxK, k_BxGxSxK)
+
+
+def _products_backward(saved, slope_BxGxRxTxS):
+    q_BxGxRxTxK, k_BxGxSxK = saved
+    product = functools.partial(
+        jnp.einsum, preferred_element_type=slope_BxGxRxTxS.dtype
+    )
+    slope_BxGxRxTxS = slope_BxGxRxTxS.astype(q_BxGxRxTxK.dtype)
+    dq_BxGxRxTxK = product("bgrts,bgsk->bgrtk", slope_BxGxRxTxS, k_BxGxSxK)
+    # Keys last: a CPU takes three times as long for the sum over t in the other order.
+    dk_BxGxKxS = product("bgrtk,bgrts->bgks", q_BxGxRxTxK, slope_BxGxRxTxS)
+    dk_BxGxSxK = jnp.swapaxes(dk_BxGxKxS, -1, -2)
+    return dq_BxGxRxTxK.astype(q_BxGxRxTxK.dtype), dk_BxGxSxK.astype(k_BxGxSxK.dtype)
+
+
+_products.defvjp(_products_forward, _products_backward)
+
+
 def dot(
-    _, q_BxGxRxTxK, k_BxSxGxK, distance_BxTxS, scale=1.0, soft_cap=None, slopes=None
+    _, q_BxGxRxTxK, k_BxGxSxK, distance_BxTxS, scale=1.0, soft_cap=None, slopes=None
 ):
     """Logits q k scale [B, G, R, T, S], in float32 or wider.
 
@@ -61,10 +127,8 @@ def dot(
       soft_cap: c of c tanh(logits / c) (arXiv 2408.00118 section 2).
       slopes: of the H = G R heads; -slope distance is added (arXiv 2108.12409 eq. 1).
     """
-    wide = jnp.promote_types(q_BxGxRxTxK.dtype, jnp.float32)
-    logits = jnp.einsum(
-        "bgrtk,bsgk->bgrts", q_BxGxRxTxK * scale, k_BxSxGxK, preferred_element_type=wide
-    )
+    logits = _products(q_BxGxRxTxK * scale, k_BxGxSxK)
+    wide = logits.dtype
     if soft_cap is not None:
         logits = soft_cap * jnp.tanh(logits / soft_cap)
     if slopes is not None:
@@ -73,10 +137,10 @@ def dot(
     return logits
 
 
-def additive(weight_GxK, q_BxGxRxTxK, k_BxSxGxK, distance_BxTxS):
+def additive(weight_GxK, q_BxGxRxTxK, k_BxGxSxK, distance_BxTxS):
     """Logits v tanh(q_t + k_s) [B, G, R, T, S], in float32 or wider; v is `weight`."""
     wide = jnp.promote_types(q_BxGxRxTxK.dtype, jnp.float32)
-    k_BxGx1x1xSxK = jnp.moveaxis(k_BxSxGxK, 1, 2)[:, :, None, None].astype(wide)
+    k_BxGx1x1xSxK = k_BxGxSxK[:, :, None, None].astype(wide)
     h_BxGxRxTxSxK = jnp.tanh(q_BxGxRxTxK[..., None, :].astype(wide) + k_BxGx1x1xSxK)
     return jnp.einsum("bgrtsk,gk->bgrts", h_BxGxRxTxSxK, weight_GxK.astype(wide))
 
@@ -104,21 +168,21 @@ def attend(
       score: (weights, queries, keys, distance) -> logits; `dot`, `additive` or one of
         them with its options bound.
       sinks_H: a logit a head that takes its part of the softmax and has no value.
-      block: calls of more tokens go through in blocks of so many; by default of BLOCK
-        above DENSE_PAIRS.
+      block: calls of more tokens go through in squares of so many; by default `order`
+        says how.
       drop: acts on the softmax [B, G, H / G, T, S], which is then held at once.
     """
     B, T, H, K = q_BxTxHxK.shape
     S, G, V = v_BxSxGxV.shape[1:]
     q_BxGxRxTxK = jnp.moveaxis(q_BxTxHxK.reshape(B, T, G, H // G, K), 1, 3)
+    k_BxGxSxK, v_BxGxSxV = (jnp.swapaxes(x, 1, 2) for x in (k_BxSxGxK, v_BxSxGxV))
     sinks_GxR = None if sinks_H is None else sinks_H.reshape(G, H // G)
-    inputs = (q_BxGxRxTxK, k_BxSxGxK, v_BxSxGxV, weights, sinks_GxR, query, key)
-    if block is None:
-        block = BLOCK if T * S > DENSE_PAIRS else T
+    inputs = (q_BxGxRxTxK, k_BxGxSxK, v_BxGxSxV, weights, sinks_GxR, query, key)
+    form, block = order(T, S) if block is None else ("squares", block)
     if drop is not None or block >= T:
         y_BxGxRxTxV = dense(score, window, drop, *inputs)
     else:
-        y_BxGxRxTxV = blockwise(score, window, block, *inputs)
+        y_BxGxRxTxV = blockwise(form, score, window, block, *inputs)
     y_BxTxHxV = jnp.moveaxis(y_BxGxRxTxV, 3, 1).reshape(B, T, H, V)
     return jnp.where((query.document >= 0)[..., None, None], y_BxTxHxV, 0)
 
@@ -128,15 +192,15 @@ def dense(
     window,
     drop,
     q_BxGxRxTxK,
-    k_BxSxGxK,
-    v_BxSxGxV,
+    k_BxGxSxK,
+    v_BxGxSxV,
     weights,
     sinks_GxR,
     query: Tokens,
     key: Tokens,
 ):
     """`attend` with all pairs at once: y_BxGxRxTxV."""
-    logits_BxGxRxTxS = score(weights, q_BxGxRxTxK, k_BxSxGxK, distance(query, key))
+    logits_BxGxRxTxS = score(weights, q_BxGxRxTxK, k_BxGxSxK, distance(query, key))
     wide = logits_BxGxRxTxS.dtype
     mask_Bx1x1xTxS = visible(query, key, window)[:, None, None]
     lowest = jnp.finfo(wide).min
@@ -146,11 +210,11 @@ def dense(
         column = jnp.broadcast_to(sinks_GxR[..., None, None].astype(wide), shape)
         logits_BxGxRxTxS = jnp.concatenate([logits_BxGxRxTxS, column], -1)
     softmax_BxGxRxTxS = jax.nn.softmax(logits_BxGxRxTxS, -1)
-    softmax_BxGxRxTxS = softmax_BxGxRxTxS[..., : k_BxSxGxK.shape[1]]
+    softmax_BxGxRxTxS = softmax_BxGxRxTxS[..., : k_BxGxSxK.shape[2]]
     if drop is not None:
         softmax_BxGxRxTxS = drop(softmax_BxGxRxTxS)
-    softmax_BxGxRxTxS = softmax_BxGxRxTxS.astype(v_BxSxGxV.dtype)
-    return jnp.einsum("bgrts,bsgv->bgrtv", softmax_BxGxRxTxS, v_BxSxGxV)
+    softmax_BxGxRxTxS = softmax_BxGxRxTxS.astype(v_BxGxSxV.dtype)
+    return jnp.einsum("bgrts,bgsv->bgrtv", softmax_BxGxRxTxS, v_BxGxSxV)
 
 
 def pairs(length: int, window: int | None) -> int:

@@ -1,7 +1,8 @@
-"""Attention in blocks of queries and keys, whose memory is linear in T.
+"""Attention in blocks of queries and keys, never all pairs of them at once.
 
-A running maximum and sum (Rabe and Staats 2021, arXiv 2112.05682); only blocks that
-hold a visible pair are visited, and the backward pass computes their softmax again.
+A running maximum and sum (Rabe and Staats 2021, arXiv 2112.05682); keys that no query
+of a block can see are not visited, and the backward pass computes the softmax again.
+Inside a block T and S are its own: q is [B, G, R, T, K], k [B, G, S, K].
 """
 
 import functools
@@ -13,11 +14,21 @@ import numpy as np
 from lm.ops.kv_cache import Tokens, distance, visible
 
 
-def schedule(T: int, S: int, block: int, window: int | None):
-    """[pairs, 2] of (query block, key block) that hold a visible pair, by positions.
+def rows(T: int, S: int, block: int, window: int | None):
+    """[((first, end) of queries, (first, end) of all keys that they may see)].
 
     The last T of the S keys are the queries; any query may see any slot before them.
     """
+    slots = S - T
+    reach = S if window is None or slots else window - 1
+    spans = [(first, min(first + block, T)) for first in range(0, T, block)]
+    return [
+        ((first, end), (max(first - reach, 0), end + slots)) for first, end in spans
+    ]
+
+
+def squares(T: int, S: int, block: int, window: int | None):
+    """[pairs, 2] of (query block, key block) that hold a visible pair, by positions."""
     slots = S - T
     visits = []
     for first in range(0, T, block):
@@ -27,6 +38,103 @@ def schedule(T: int, S: int, block: int, window: int | None):
             if start <= last and not (behind and start >= slots):
                 visits.append((first // block, start // block))
     return np.array(visits, np.int32)
+
+
+def _bias(query: Tokens, key: Tokens, window: int | None, dtype):
+    """0 where a query sees a key, else -inf: [B, 1, 1, T, S]."""
+    seen_BxTxS = visible(query, key, window)
+    # A select would be made anew for each head, in each fusion that reads it; XLA takes
+    # a logarithm for expensive and makes it once.
+    return jnp.log(seen_BxTxS.astype(dtype))[:, None, None]
+
+
+def _wide(x):
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _start(shape_BxGxRxT, sinks_GxR, V: int, wide):
+    """(maximum, sum, weighted values) of queries that have seen no key.
+
+    A sink is a key of value 0 that each query has seen before all others.
+    """
+    y = jnp.zeros((*shape_BxGxRxT, V), wide)
+    if sinks_GxR is None:
+        lowest = jnp.full(shape_BxGxRxT, jnp.finfo(wide).min, wide)
+        return lowest, jnp.zeros(shape_BxGxRxT, wide), y
+    sinks = jnp.broadcast_to(sinks_GxR[..., None].astype(wide), shape_BxGxRxT)
+    return sinks, jnp.ones(shape_BxGxRxT, wide), y
+
+
+def _see(score, window, weights, q, k, v, query, key, state):
+    """`state` of queries after more keys."""
+    most, total, y = state
+    logits = score(weights, q, k, distance(query, key))
+    wide = logits.dtype
+    logits += _bias(query, key, window, wide)
+    higher = jnp.maximum(most, logits.max(-1))
+    terms = jnp.exp(logits - higher[..., None])
+    # 0 at the first key that is seen: what blocks before it summed is forgotten.
+    fade = jnp.exp(most - higher)
+    total = total * fade + terms.sum(-1)
+    y = y * fade[..., None] + jnp.einsum(
+        "bgrts,bgsv->bgrtv", terms.astype(v.dtype), v, preferred_element_type=wide
+    )
+    return higher, total, y
+
+
+def _slopes(score, window, weights, q, k, v, query, key, dy, mean, most):
+    """Gradients (weights, q, k [B, G, K, S], v [B, G, V, S]) from a block of pairs.
+
+    dy and mean, the product of y and dy, are already divided by the sum.
+    """
+
+    def measure(weights, q, k_BxGxKxS):
+        k = jnp.swapaxes(k_BxGxKxS, -1, -2)
+        return score(weights, q, k, distance(query, key))
+
+    logits, pull = jax.vjp(measure, weights, q, jnp.swapaxes(k, -1, -2))
+    wide = logits.dtype
+    terms = jnp.exp(logits + _bias(query, key, window, wide) - most[..., None])
+    dv_BxGxVxS = jnp.einsum(
+        "bgrtv,bgrts->bgvs", dy, terms.astype(dy.dtype), preferred_element_type=wide
+    )
+    slope = jnp.einsum("bgrtv,bgsv->bgrts", dy, v, preferred_element_type=wide)
+    return *pull(terms * (slope - mean[..., None])), dv_BxGxVxS
+
+
+def _part(tree, axis: int, span: tuple[int, int]):
+    return jax.tree.map(lambda x: jax.lax.slice_in_dim(x, *span, axis=axis), tree)
+
+
+def _rows_forward(score, window, block, q, k, v, weights, sinks, query, key):
+    states = []
+    for queries, keys in rows(q.shape[3], k.shape[2], block, window):
+        rows_q, rows_k, rows_v = _part(q, 3, queries), *_part((k, v), 2, keys)
+        places = _part(query, 1, queries), _part(key, 1, keys)
+        start = _start(rows_q.shape[:-1], sinks, v.shape[-1], _wide(q))
+        inputs = (weights, rows_q, rows_k, rows_v, *places)
+        states.append(_see(score, window, *inputs, start))
+    return tuple(jnp.concatenate(parts, 3) for parts in zip(*states, strict=True))
+
+
+def _rows_backward(score, window, block, inputs, dy, mean, most):
+    q, k, v, weights, _, query, key = inputs
+    T, S = q.shape[3], k.shape[2]
+    found = []
+    for queries, keys in rows(T, S, block, window):
+        rows_q, *sides = _part((q, dy, mean, most), 3, queries)
+        places = _part(query, 1, queries), _part(key, 1, keys)
+        pairs = (weights, rows_q, *_part((k, v), 2, keys), *places, *sides)
+        dweights, dq, dk, dv = _slopes(score, window, *pairs)
+        around = (keys[0], S - keys[1])
+        placed = [
+            jnp.pad(x.astype(most.dtype), (*3 * [(0, 0)], around)) for x in (dk, dv)
+        ]
+        found.append((dweights, dq, *placed))
+    dweights, dq, dk, dv = zip(*found, strict=True)
+    dweights = jax.tree.map(lambda *parts: sum(parts), *dweights)
+    swap = lambda parts: jnp.swapaxes(sum(parts), -1, -2)
+    return dweights, jnp.concatenate(dq, 3), swap(dk), swap(dv)
 
 
 def _blocks(x, axis: int, block: int, fill=0):
@@ -46,14 +154,13 @@ def _joined(x, axis: int, length: int):
     return jax.lax.slice_in_dim(x, 0, length, axis=axis)
 
 
-def _split(block: int, q, k_BxSxGxK, v_BxSxGxV, query, key):
+def _split(block: int, q, k, v, query, key):
     """The inputs in blocks: queries (q, places), keys (k, v, places)."""
     place = lambda x: Tokens(
         _blocks(x.document, 1, block, -1), _blocks(x.index, 1, block)
     )
-    rows = _blocks(q, 3, block), place(query)
-    columns = _blocks(k_BxSxGxK, 1, block), _blocks(v_BxSxGxV, 1, block), place(key)
-    return rows, columns
+    queries = _blocks(q, 3, block), place(query)
+    return queries, (_blocks(k, 2, block), _blocks(v, 2, block), place(key))
 
 
 def _at(tree, i):
@@ -70,94 +177,83 @@ def _set(tree, i, values):
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def blockwise(score, window, block, *inputs):
-    """`attention.dense` in blocks of `block` tokens: y_BxGxRxTxV."""
-    return _forward(score, window, block, *inputs)[0]
+def _squares_forward(score, window, block, q, k, v, weights, sinks, query, key):
+    queries, keys = _split(block, q, k, v, query, key)
+
+    def visit(states, pair):
+        (q, query), (k, v, key) = _at(queries, pair[0]), _at(keys, pair[1])
+        state = _at(states, pair[0])
+        state = _see(score, window, weights, q, k, v, query, key, state)
+        return _set(states, pair[0], state), None
+
+    start = _start(queries[0].shape[:-1], sinks, v.shape[-1], _wide(q))
+    visits = squares(q.shape[3], k.shape[2], block, window)
+    states, _ = jax.lax.scan(visit, start, visits)
+    return tuple(_joined(x, 3, q.shape[3]) for x in states)
 
 
-def _forward(score, window, block, q, k_BxSxGxK, v_BxSxGxV, weights, sinks, query, key):
-    rows, columns = _split(block, q, k_BxSxGxK, v_BxSxGxV, query, key)
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    lowest = jnp.finfo(wide).min
-    shape = rows[0].shape[:-1]
-    # A sink is a key of value 0 that each query has seen before all others.
-    if sinks is None:
-        most, total = jnp.full(shape, lowest, wide), jnp.zeros(shape, wide)
-    else:
-        most = jnp.broadcast_to(sinks[..., None].astype(wide), shape)
-        total = jnp.ones(shape, wide)
-    y = jnp.zeros((*shape, v_BxSxGxV.shape[-1]), wide)
-
-    # In a block T and S are its own: q is [B, G, R, T, K], k [B, S, G, K].
-    def visit(state, pair):
-        (q, query), (k, v, key) = _at(rows, pair[0]), _at(columns, pair[1])
-        most, total, y = _at(state, pair[0])
-        mask = visible(query, key, window)[:, None, None]
-        logits = score(weights, q, k, distance(query, key))
-        logits = jnp.where(mask, logits, lowest)
-        higher = jnp.maximum(most, logits.max(-1))
-        terms = jnp.exp(logits - higher[..., None])
-        # 0 at the first key that is seen: what blocks before it summed is forgotten.
-        fade = jnp.exp(most - higher)
-        total = total * fade + terms.sum(-1)
-        y = y * fade[..., None] + jnp.einsum(
-            "bgrts,bsgv->bgrtv", terms.astype(v.dtype), v, preferred_element_type=wide
-        )
-        return _set(state, pair[0], (higher, total, y)), None
-
-    visits = schedule(q.shape[3], k_BxSxGxK.shape[1], block, window)
-    (most, total, y), _ = jax.lax.scan(visit, (most, total, y), visits)
-    y = _joined(y / total[..., None], 3, q.shape[3]).astype(v_BxSxGxV.dtype)
-    inputs = (q, k_BxSxGxK, v_BxSxGxV, weights, sinks, query, key)
-    return y, (inputs, y, most, total)
-
-
-def _backward(score, window, block, saved, dy):
-    (q, k_BxSxGxK, v_BxSxGxV, weights, sinks, query, key), y, most, total = saved
-    rows, columns = _split(block, q, k_BxSxGxK, v_BxSxGxV, query, key)
-    wide = most.dtype
-    mean = _blocks(jnp.sum(dy.astype(wide) * y.astype(wide), -1), 3, block)
-    rows = (*rows, _blocks(dy, 3, block), mean, most, total)
-    zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, wide), tree)
-    add = lambda old, new: jax.tree.map(lambda x, d: x + d.astype(wide), old, new)
+def _squares_backward(score, window, block, inputs, dy, mean, most):
+    q, k, v, weights, _, query, key = inputs
+    queries, keys = _split(block, q, k, v, query, key)
+    sides = tuple(_blocks(x, 3, block) for x in (dy, mean, most))
+    add = lambda old, new: jax.tree.map(lambda x, d: x + d.astype(x.dtype), old, new)
 
     def visit(grads, pair):
         dweights, dq_all, dkv_all = grads
-        q, query, dy, mean, most, total = _at(rows, pair[0])
-        k, v, key = _at(columns, pair[1])
-        mask = visible(query, key, window)[:, None, None]
-        measure = lambda weights, q, k: score(weights, q, k, distance(query, key))
-        logits, pull = jax.vjp(measure, weights, q, k)
-        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
-        softmax = jnp.exp(logits - most[..., None]) / total[..., None]
-        dv = jnp.einsum(
-            "bgrts,bgrtv->bsgv",
-            softmax.astype(dy.dtype),
-            dy,
-            preferred_element_type=wide,
-        )
-        slope = jnp.einsum("bgrtv,bsgv->bgrts", dy, v, preferred_element_type=wide)
-        dw, dq, dk = pull(softmax * (slope - mean[..., None]))
+        (q, query), (k, v, key) = _at(queries, pair[0]), _at(keys, pair[1])
+        pairs = (weights, q, k, v, query, key, *_at(sides, pair[0]))
+        dw, dq, *dkv = _slopes(score, window, *pairs)
         dq_all = _set(dq_all, pair[0], add(_at(dq_all, pair[0]), dq))
-        dkv_all = _set(dkv_all, pair[1], add(_at(dkv_all, pair[1]), (dk, dv)))
+        dkv_all = _set(dkv_all, pair[1], add(_at(dkv_all, pair[1]), dkv))
         return (add(dweights, dw), dq_all, dkv_all), None
 
-    grads = zeros(weights), zeros(rows[0]), zeros(columns[:2])
-    visits = schedule(q.shape[3], k_BxSxGxK.shape[1], block, window)
-    (dweights, dq, (dk, dv)), _ = jax.lax.scan(visit, grads, visits)
+    swap = lambda x: jnp.swapaxes(x, -1, -2)
+    zeros = lambda x: jnp.zeros(x.shape, most.dtype)
+    start = (weights, queries[0], [swap(x) for x in keys[:2]])
+    visits = squares(q.shape[3], k.shape[2], block, window)
+    grads, _ = jax.lax.scan(visit, jax.tree.map(zeros, start), visits)
+    dweights, dq, dkv = grads
+    dk, dv = (_joined(swap(x), 2, k.shape[2]) for x in dkv)
+    return dweights, _joined(dq, 3, q.shape[3]), dk, dv
+
+
+# rows: a block of queries with all its keys at once, unrolled, for short calls;
+# squares: a scan over blocks of queries and keys, whose memory is linear in T.
+ORDERS = {
+    "rows": (_rows_forward, _rows_backward),
+    "squares": (_squares_forward, _squares_backward),
+}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def blockwise(order, score, window, block, *inputs):
+    """`attention.dense` in blocks of `block` tokens, in one of ORDERS: y_BxGxRxTxV."""
+    return _forward(order, score, window, block, *inputs)[0]
+
+
+def _forward(order, score, window, block, *inputs):
+    most, total, y = ORDERS[order][0](score, window, block, *inputs)
+    # It is 1 or more where a key is seen: the largest term is 1.
+    total = jnp.maximum(total, 1)
+    y = (y / total[..., None]).astype(inputs[2].dtype)
+    return y, (inputs, y, most, total)
+
+
+def _backward(order, score, window, block, saved, dy):
+    inputs, y, most, total = saved
+    q, k, v, weights, sinks, _, _ = inputs
+    dy = dy.astype(most.dtype) / total[..., None]
+    # As a product: sums over a short last axis are ten times slower on a CPU.
+    mean = jnp.einsum("bgrtv,bgrtv->bgrt", dy, y.astype(most.dtype))
+    sides = dy.astype(v.dtype), mean, most
+    dweights, dq, dk, dv = ORDERS[order][1](score, window, block, inputs, *sides)
     dsinks = None
     if sinks is not None:
-        share = jnp.exp(sinks[..., None].astype(wide) - most) / total
-        dsinks = -jnp.sum(share * mean, (0, 1, 4)).astype(sinks.dtype)
+        shares = jnp.exp(sinks[..., None].astype(most.dtype) - most)
+        dsinks = -jnp.sum(shares * mean, (0, 3))
     cast = lambda grad, x: grad.astype(x.dtype)
-    dweights = jax.tree.map(cast, dweights, weights)
-    dq = cast(_joined(dq, 3, q.shape[3]), q)
-    dk, dv = (
-        cast(_joined(grad, 1, x.shape[1]), x)
-        for grad, x in ((dk, k_BxSxGxK), (dv, v_BxSxGxV))
-    )
-    return dq, dk, dv, dweights, dsinks, None, None
+    grads = (dq, dk, dv, dweights, dsinks)
+    return *jax.tree.map(cast, grads, (q, k, v, weights, sinks)), None, None
 
 
 blockwise.defvjp(_forward, _backward)

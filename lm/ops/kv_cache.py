@@ -17,11 +17,13 @@ class Tokens(NamedTuple):
 def empty_cache(
     batch: int, slots: int, kv_heads: int, key: int, dtype, value: int | None = None
 ):
-    """A cache of `slots` past tokens: keys, values, document and running index.
+    """A cache of `slots` past tokens: keys [B, G, C, K], values [B, G, C, V], document
+    and running index [B, C].
 
     key, value: features of a head of keys, and of values (by default as many).
     """
-    buffer = lambda width: jnp.zeros((batch, slots, kv_heads, width), dtype)
+    # Head-major, as products with queries read it: nothing is transposed at a token.
+    buffer = lambda width: jnp.zeros((batch, kv_heads, slots, width), dtype)
     return {
         "key": buffer(key),
         "value": buffer(key if value is None else value),
@@ -77,22 +79,31 @@ def slots_of(index_BxT, valid_BxT, slots: int):
     return jnp.where(kept_BxT, index_BxT % slots, slots)
 
 
-def write(cache, k_BxTxGxK, v_BxTxGxV, seq: Sequence):
-    """The cache after this call's tokens."""
+def write(cache, k_BxTxGxK, v_BxTxGxV, seq: Sequence, read=None):
+    """The cache after this call's tokens.
+
+    read: what was made of the cache's slots, [B, ...]. XLA overwrites a donated cache
+    in place only where the write depends on all that is read from it, else it copies
+    it. A row of `read` with NaN writes nothing.
+    """
     counters = {
         "documents": cache["documents"] + jnp.sum(seq.reset, 1, dtype=jnp.int32),
         "count": cache["count"] + jnp.sum(seq.valid, 1, dtype=jnp.int32),
     }
-    slots = cache["key"].shape[1]
+    slots = cache["document"].shape[1]
     if slots == 0:
         return cache | counters
     document_BxT, index_BxT = place(cache, seq)
     slot_BxT = slots_of(index_BxT, seq.valid, slots)
+    if read is not None:
+        lost_B = jnp.isnan(read).any(tuple(range(1, read.ndim)))
+        slot_BxT = jnp.where(lost_B[:, None], slots, slot_BxT)
     row_Bx1 = jnp.arange(slot_BxT.shape[0])[:, None]
-    put = lambda buffer, value: buffer.at[row_Bx1, slot_BxT].set(value, mode="drop")
+    put = lambda buffer, where, new: buffer.at[where].set(new, mode="drop")
+    heads, places = (row_Bx1, slice(None), slot_BxT), (row_Bx1, slot_BxT)
     return counters | {
-        "key": put(cache["key"], k_BxTxGxK),
-        "value": put(cache["value"], v_BxTxGxV),
-        "document": put(cache["document"], document_BxT),
-        "index": put(cache["index"], index_BxT),
+        "key": put(cache["key"], heads, k_BxTxGxK),
+        "value": put(cache["value"], heads, v_BxTxGxV),
+        "document": put(cache["document"], places, document_BxT),
+        "index": put(cache["index"], places, index_BxT),
     }
