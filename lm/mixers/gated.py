@@ -13,6 +13,18 @@ from lm.ops import rnn
 from lm.sequence import Sequence
 
 
+class Kernel(nn.Module):
+    """The kernel of a Dense layer whose product is taken elsewhere."""
+
+    features: int
+    init: Callable
+
+    @nn.compact
+    def __call__(self, x_BxTxD, seq: Sequence):
+        shape = (x_BxTxD.shape[-1], self.features)
+        return parameter(self, "kernel", self.init, shape, seq)
+
+
 class Recurrent(Mixer):
     """x W + b for all gates at once, then a scan of a cell of lm/ops/rnn.py over time.
 
@@ -30,28 +42,26 @@ class Recurrent(Mixer):
         """(cell, its parameters) for rnn.scan."""
         raise NotImplementedError
 
-    def output(self, states):
-        """h_BxTxH of the states of all tokens."""
-        return states
-
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
         H = self.hidden or self.width
         F = self.gates * H
-        z_BxTxF = layers.Dense(F, init=self.input_init, name="input")(x_BxTxD, seq)
+        kernel_DxF = Kernel(F, self.input_init, name="input")(x_BxTxD, seq)
         bias_F = parameter(self, "bias", self.bias_init, (F,), seq)
         kernel_HxF = parameter(
             self, "recurrent_kernel", self.recurrent_init, (H, F), seq
         )
-        states, state = rnn.scan(
+        dtype = x_BxTxD.dtype
+        y_BxTxH, state = rnn.scan(
             *self.make_cell(seq),
-            kernel_HxF.astype(x_BxTxD.dtype),
-            z_BxTxF + bias_F.astype(z_BxTxF.dtype),
+            kernel_HxF.astype(dtype),
+            x_BxTxD,
             state,
             self.initial_state(x_BxTxD.shape[0], 0),
             seq,
+            (kernel_DxF.astype(dtype), bias_F.astype(dtype)),
         )
-        y_BxTxH = self.output(states).astype(x_BxTxD.dtype)
+        y_BxTxH = y_BxTxH.astype(dtype)
         if y_BxTxH.shape[-1] != self.width:
             y_BxTxH = layers.Dense(self.width, name="output")(y_BxTxH, seq)
         return y_BxTxH, state, carry

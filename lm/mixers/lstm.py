@@ -16,8 +16,5 @@ class LSTM(Gated):
     def make_cell(self, seq: Sequence):
         return rnn.lstm_cell, ()
 
-    def output(self, states):
-        return states[1]
-
     def initial_state(self, batch: int, capacity: int):
         return self.zeros(batch), self.zeros(batch)

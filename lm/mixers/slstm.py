@@ -52,7 +52,7 @@ class SLSTM(Mixer):
             self, "recurrent_kernel", layers.zeros, (self.heads, K, 4 * K), seq
         )
         z_BxTxF = jnp.concatenate(gates, -1)
-        states, new["cell"] = rnn.scan(
+        h_BxTxD, new["cell"] = rnn.scan(
             functools.partial(rnn.slstm_cell, rnn.FORGET[self.forget]),
             (),
             kernel_HxKxF.astype(x_BxTxD.dtype),
@@ -61,7 +61,7 @@ class SLSTM(Mixer):
             self.initial_state(B, 0)["cell"],
             seq,
         )
-        h_BxTxHxK = states[-1].reshape(B, T, self.heads, K)
+        h_BxTxHxK = h_BxTxD.reshape(B, T, self.heads, K)
         h_BxTxHxK = layers.HeadNorm(bias=False, name="norm")(h_BxTxHxK, seq)
         return h_BxTxHxK.reshape(B, T, D).astype(x_BxTxD.dtype), new, carry
 
