@@ -1,30 +1,25 @@
-"""python -m benchmarks.ops [--out=FOLDER]: each op with a matrix state against its own
-per-token scan under autodiff, forward and backward, on this machine.
+"""python -m benchmarks.ops [--out=FOLDER] [OP ...]: each op with a matrix state against
+its own per-token scan under autodiff, forward and backward.
 
-Times are medians of alternating calls, each after an untimed one; bytes are XLA's
-temporaries of the compiled program. Writes FOLDER/ops.json and FOLDER/ops.md.
+Ratio: the scan's milliseconds over ours; smaller: its temporary bytes over ours, as XLA
+allots them. Float32, B 2, T 1024, H 4, K 64, V 64; the selective scan has F = H K and
+N = 16.
 """
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.harness import Row, blocked, main, medians
 from lm import sequence
 from lm.ops import delta, dplr, linear, mlstm, naive, selective
-from lm.runtime import machine
 
 B, T, H, K, V = 2, 1024, 4, 64, 64
-REPEATS = 7
 
 
-def normal(*shape: int, seed: int):
+def normal(*shape: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
@@ -85,75 +80,21 @@ def compiled(op: Callable, arguments: tuple):
     return jax.jit(jax.value_and_grad(total)).lower(arguments).compile()
 
 
-def compare(programs: list, arguments: tuple) -> list[dict]:
-    """Median milliseconds and megabytes of temporaries of each program."""
-    times = [[] for _ in programs]
-    for _ in range(REPEATS):
-        for program, found in zip(programs, times, strict=True):
-            # A call after another program finds caches and pages that are not its own.
-            jax.block_until_ready(program(arguments))
-            start = time.perf_counter()
-            jax.block_until_ready(program(arguments))
-            found.append(1e3 * (time.perf_counter() - start))
-    megabytes = lambda program: program.memory_analysis().temp_size_in_bytes / 2**20
-    return [
-        {"ms": statistics.median(found), "mib": megabytes(program)}
-        for program, found in zip(programs, times, strict=True)
-    ]
-
-
-def measure(names: list[str]) -> list[dict]:
-    rows = []
+def measure(names: list[str]) -> Iterator[Row]:
     for name, (fast, slow, arguments) in cases().items():
         if names and name not in names:
             continue
-        programs = [compiled(op, arguments) for op in (fast, slow)]
-        one, two = compare(programs, arguments)
-        row = {"op": name, "fast": one, "per_token": two}
-        row["times_faster"] = two["ms"] / one["ms"]
-        row["times_smaller"] = two["mib"] / one["mib"]
-        rows.append(row)
-        print(line(row), flush=True)
-    return rows
-
-
-def line(row: dict) -> str:
-    cells = [row["op"]]
-    for form in ("fast", "per_token"):
-        cells += [f"{row[form]['ms']:.0f} ms", f"{row[form]['mib']:.0f} MiB"]
-    cells += [f"{row['times_faster']:.1f}x", f"{row['times_smaller']:.1f}x"]
-    return "| " + " | ".join(cells) + " |"
-
-
-def markdown(result: dict) -> str:
-    where, size = result["machine"], result["size"]
-    lines = [line(row) for row in result["rows"]]
-    sizes = ", ".join(f"{name} {value}" for name, value in size.items())
-    return f"""Ops with a matrix state, forward and backward, against their own scans of
-one token after another: median time and temporary memory.
-
-{where["cpus"]} cores of {where["device"]}, jax {where["packages"]["jax"]}; {sizes};
-the selective scan has F = H K and N = 16.
-
-| op | fast | | per token | | faster | smaller |
-|---|---|---|---|---|---|---|
-{chr(10).join(lines)}
-"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("names", nargs="*")
-    flags = parser.parse_args()
-    rows = measure(flags.names)
-    if flags.out:
-        flags.out.mkdir(parents=True, exist_ok=True)
-        size = dict(B=B, T=T, H=H, K=K, V=V, dtype="float32")
-        result = {"machine": machine(), "size": size, "rows": rows}
-        (flags.out / "ops.json").write_text(json.dumps(result, indent=1) + "\n")
-        (flags.out / "ops.md").write_text(markdown(result))
+        forms = {"fast": fast, "per token": slow}
+        programs = {form: compiled(op, arguments) for form, op in forms.items()}
+        runs = {f"{k} ms": blocked(p, arguments) for k, p in programs.items()}
+        mebibytes = {
+            f"{form} MiB": program.memory_analysis().temp_size_in_bytes / 2**20
+            for form, program in programs.items()
+        }
+        values = medians(runs) | mebibytes
+        values["times smaller"] = values["per token MiB"] / values["fast MiB"]
+        yield Row(name, values["per token ms"] / values["fast ms"], values=values)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure)

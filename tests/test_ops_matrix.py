@@ -58,6 +58,19 @@ def test_linear_attention_is_its_recurrence(decay, length):
     agree(fast, slow, (q, k, v, *g, state), rows(length))
 
 
+@pytest.mark.parametrize("decay", ["fixed", "scalar"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("length", [1, 13])
+def test_heads_of_a_group_share_its_queries_and_keys(length, groups, decay):
+    heads = 6
+    q, k = (normal(B, length, groups, K, seed=i) for i in range(2))
+    v, state = normal(B, length, heads, V, seed=2), normal(B, heads, K, V, seed=6)
+    shape = (heads,) if decay == "fixed" else (B, length, heads)
+    g = -np.exp(3 * normal(*shape, seed=4))
+    fast = functools.partial(linear.attention, chunk=CHUNK)
+    agree(fast, naive.linear, (q, k, v, g, state), rows(length))
+
+
 @pytest.mark.parametrize("decay", ["none", "scalar"])
 @pytest.mark.parametrize("length", [1, 2, 13, 32])
 def test_the_delta_rule_is_its_recurrence(decay, length):

@@ -68,6 +68,12 @@ def test_chunks_are_the_definition_in_every_gradient(case):
         close(got, all_of(naive.selective, seq, arguments, cotangent), 1e-12)
 
 
+@pytest.mark.parametrize("case", ["resets and padding", "several chunks"])
+def test_the_form_of_gpus_is_the_definition_too(case, monkeypatch):
+    monkeypatch.setattr(selective, "FORMS", {})
+    test_chunks_are_the_definition_in_every_gradient(case)
+
+
 def largest(jaxpr) -> int:
     """Elements of the largest array that a jaxpr makes, loops and calls included."""
     sizes = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars]

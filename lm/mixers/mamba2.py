@@ -63,14 +63,14 @@ class Mamba2(Mixer):
         xbc_BxTxI = jax.nn.silu(xbc_BxTxI)
         x_BxTxF, b_BxTxI, c_BxTxI = jnp.split(xbc_BxTxI, [F, F + G * N], -1)
         x_BxTxHxP = x_BxTxF.reshape(B, T, H, P).astype(wide)
-        of_heads = lambda x: jnp.repeat(x.reshape(B, T, G, N), H // G, 2)
+        of_groups = lambda x: x.reshape(B, T, G, N)
 
         dt_bias_H = parameter(self, "dt_bias", layers.time_step, (H,), seq)
         dt_BxTxH = jax.nn.softplus(dt_BxTxH.astype(wide) + dt_bias_H)
         a_log_H = parameter(self, "A_log", a_log_init, (H,), seq)
         y_BxTxHxP, state_BxHxNxP = linear.attention(
-            of_heads(c_BxTxI),
-            of_heads(b_BxTxI),
+            of_groups(c_BxTxI),
+            of_groups(b_BxTxI),
             dt_BxTxH[..., None] * x_BxTxHxP,
             -jnp.exp(a_log_H) * dt_BxTxH,
             state["ssm"],

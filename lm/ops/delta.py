@@ -5,6 +5,8 @@ DeltaNet (arXiv 2406.06484, eq. 8-11, the WY form) with the scalar decay of Gate
 DeltaNet (arXiv 2412.06464, section 3.3). The decay acts first, then the state is read.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +16,12 @@ from lm.sequence import Sequence
 
 def _transposed(x):
     return jnp.swapaxes(x, -1, -2)
+
+
+def _sums(x, y):
+    """x @ y of small matrices, as pointwise work: a product of each costs more."""
+    terms = [x[..., :, i, None] * y[..., None, i, :] for i in range(x.shape[-1])]
+    return functools.reduce(jnp.add, terms)
 
 
 @jax.custom_vjp
@@ -33,7 +41,8 @@ def inverse(lower):
         at = jnp.arange(count)
         across = jnp.moveaxis(blocks[..., at, 1, :, at, 0, :], 0, -3)
         first, second = result[..., 0::2, :, :], result[..., 1::2, :, :]
-        corner = -(second @ across @ first)
+        product = _sums if half < 8 else jnp.matmul
+        corner = -product(product(second, across), first)
         top = jnp.concatenate([first, jnp.zeros_like(corner)], -1)
         result = jnp.concatenate([top, jnp.concatenate([corner, second], -1)], -2)
         half *= 2
@@ -91,10 +100,8 @@ def rule(
         new = whole[..., None, None] * state_BxHxKxV + k_kept @ error_BxHxCxV
         return new, (state_BxHxKxV, error_BxHxCxV)
 
-    major = lambda x: jnp.moveaxis(x, 1, 0)
-    inputs = tuple(map(major, (u, w, k_kept, decay.whole)))
+    inputs = (u, w, k_kept, decay.whole)
     state_BxHxKxV, (before, error) = jax.lax.scan(step, state_BxHxKxV, inputs)
-    before, error = jnp.moveaxis(before, 0, 1), jnp.moveaxis(error, 0, 1)
     weights = (q @ _transposed(k)) * decay.pairs
     o = weights @ error + (q * decay.alive[..., None]) @ before
     return chunks.join(o, T), state_BxHxKxV

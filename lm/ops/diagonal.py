@@ -47,11 +47,12 @@ def _backward(residuals, g_BxTxD):
 sequential.defvjp(_forward, _backward)
 
 
-def associative(a_BxTxD, x_BxTxD, h_BxD):
-    """log2(T) levels of a parallel prefix (Blelloch 1990): for GPUs."""
-    x_BxTxD = x_BxTxD.at[:, 0].add(a_BxTxD[:, 0] * h_BxD)
+def associative(a_BxTxD, x_BxTxD, h_BxD, axis: int = 1):
+    """log2(T) levels of a parallel prefix (Blelloch 1990) over `axis`: for GPUs."""
+    first = (slice(None),) * axis + (0,)
+    x_BxTxD = x_BxTxD.at[first].add(a_BxTxD[first] * h_BxD)
     combine = lambda one, two: (one[0] * two[0], two[0] * one[1] + two[1])
-    return jax.lax.associative_scan(combine, (a_BxTxD, x_BxTxD), axis=1)[1]
+    return jax.lax.associative_scan(combine, (a_BxTxD, x_BxTxD), axis=axis)[1]
 
 
 FORMS = {"cpu": sequential, "tpu": sequential}

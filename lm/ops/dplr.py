@@ -65,10 +65,9 @@ def rule(
         new = last * (whole * state_BxHxKxV + update + b_kept @ error)
         return new, (state_BxHxKxV, error)
 
-    major = lambda x: jnp.moveaxis(x, 1, 0)
-    inputs = tuple(map(major, (u, reads, update, b_kept, last, whole)))
+    inputs = (u, reads, update, b_kept, last, whole)
     state_BxHxKxV, (before, error) = jax.lax.scan(step, state_BxHxKxV, inputs)
-    o = jnp.where(alive, r, 0) @ jnp.moveaxis(before, 0, 1)
+    o = jnp.where(alive, r, 0) @ before
     o += pairs(mask.pairs, r, k) @ v
-    o += pairs(mask.pairs, r, b) @ jnp.moveaxis(error, 0, 1)
+    o += pairs(mask.pairs, r, b) @ error
     return chunks.join(o, T), state_BxHxKxV

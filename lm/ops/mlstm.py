@@ -41,36 +41,33 @@ def cell(
     arrays = chunks.masked(seq, q_BxTxHxK, k_BxTxHxK, v_BxTxHxV, i_BxTxH, g_BxTxH)
     q, k, v, i, g = (chunks.split(x, size) for x in arrays)
     mask = chunks.masks(seq, size)
-    # n is one more column of C: that of a value of 1.
-    v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
     C_BxHxKxV, n_BxHxK, m_BxH = state
-    C_BxHxKxV = jnp.concatenate([C_BxHxKxV, n_BxHxK[..., None]], -1)
 
     # Logs of the weight in token i of token j, and of the state before the chunk.
     pairs = jnp.where(mask.pairs, chunks.between(g) + i[..., None, :], -jnp.inf)
     past = jnp.where(mask.alive, jnp.cumsum(g, -1), -jnp.inf)
     own = jnp.maximum(jnp.max(pairs, -1), 0)  # m, were there nothing before the chunk
     kept = jnp.exp(pairs[..., -1, :] - own[..., -1:])
-    update = jnp.swapaxes(k * kept[..., None], -1, -2) @ v
+    k_kept = k * kept[..., None]
+    updates = (jnp.swapaxes(k_kept, -1, -2) @ v, jnp.sum(k_kept, -2))
 
     def step(carry, chunk):
-        (C_BxHxKxV, m_BxH), (past_BxH, own_BxH, update) = carry, chunk
+        (C_BxHxKxV, n_BxHxK, m_BxH), (past_BxH, own_BxH, (new_C, new_n)) = carry, chunk
         past_BxH += m_BxH
-        new_BxH = jnp.maximum(past_BxH, own_BxH)
-        scale = lambda log_BxH: jnp.exp(log_BxH - new_BxH)[..., None, None]
-        C_BxHxKxV = scale(past_BxH) * C_BxHxKxV + scale(own_BxH) * update
-        return (C_BxHxKxV, new_BxH), carry
+        new_m = jnp.maximum(past_BxH, own_BxH)
+        old, new = (jnp.exp(x - new_m)[..., None] for x in (past_BxH, own_BxH))
+        C_BxHxKxV = old[..., None] * C_BxHxKxV + new[..., None] * new_C
+        return (C_BxHxKxV, old * n_BxHxK + new * new_n, new_m), carry
 
-    major = lambda x: jnp.moveaxis(x, 1, 0)
-    inputs = tuple(map(major, (past[..., -1], own[..., -1], update)))
-    last, before = jax.lax.scan(step, (C_BxHxKxV, m_BxH), inputs)
-    C_before, m_before = (jnp.moveaxis(x, 0, 1) for x in before)
+    inputs = (past[..., -1], own[..., -1], updates)
+    state, before = jax.lax.scan(step, (C_BxHxKxV, n_BxHxK, m_BxH), inputs)
+    C_before, n_before, m_before = before
 
     past += m_before[..., None]
     m = jnp.maximum(past, own)
     weights = (q @ jnp.swapaxes(k, -1, -2)) * jnp.exp(pairs - m[..., None])
-    o = weights @ v + (q * jnp.exp(past - m)[..., None]) @ C_before
-    floor = jnp.maximum(jnp.abs(o[..., -1:]), jnp.exp(-m)[..., None])
-    C_BxHxKxV, m_BxH = last
-    state = (C_BxHxKxV[..., :-1], C_BxHxKxV[..., -1], m_BxH)
-    return chunks.join(o[..., :-1] / (floor + eps), T), state
+    q *= jnp.exp(past - m)[..., None]
+    o = weights @ v + q @ C_before
+    size = jnp.sum(weights, -1) + jnp.einsum("nbhck,nbhk->nbhc", q, n_before)
+    floor = jnp.maximum(jnp.abs(size), jnp.exp(-m))[..., None]
+    return chunks.join(o / (floor + eps), T), state

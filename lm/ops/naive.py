@@ -49,8 +49,10 @@ def _channels(g, k_BxTxHxK):
     return jnp.broadcast_to(g, k_BxTxHxK.shape)
 
 
-def linear(q_BxTxHxK, k_BxTxHxK, v_BxTxHxV, g, state_BxHxKxV, seq: Sequence):
+def linear(q_BxTxGxK, k_BxTxGxK, v_BxTxHxV, g, state_BxHxKxV, seq: Sequence):
     """S = exp(g) S + k v^T; o = S^T q."""
+    of_heads = lambda x: jnp.repeat(x, v_BxTxHxV.shape[2] // x.shape[2], 2)
+    q_BxTxHxK, k_BxTxHxK = of_heads(q_BxTxGxK), of_heads(k_BxTxGxK)
 
     def step(state, token):
         q, k, v, g = token
