@@ -2,7 +2,10 @@
 
 import sys
 
-from lm import cli
+from lm.memory import use_huge_pages
 
 if __name__ == "__main__":
+    use_huge_pages()
+    from lm import cli
+
     sys.exit(cli.main(sys.argv[1:]))

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from lm.limits import matmul_peak, read_bandwidth
+from lm.memory import use_huge_pages
 from lm.runtime import machine
 
 REPEATS = 7
@@ -71,35 +71,6 @@ def medians(
 def blocked(function: Callable, *arguments) -> Callable:
     """A jax call that returns when its results are there."""
     return lambda: jax.block_until_ready(function(*arguments))
-
-
-def matmul_peak(repeats: int = REPEATS) -> float:
-    """FLOP/s of a float32 product of two square matrices, the best of several."""
-    n = 2048
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((n, n)), jnp.float32)
-    product = jax.jit(lambda x: x @ x)
-    return 2 * n**3 / _best(blocked(product, x), repeats)
-
-
-def read_bandwidth(repeats: int = REPEATS) -> float:
-    """Bytes/s at which a matrix too large for any cache is read, for its product with
-    a vector: the best of several, of jax's product and numpy's sum."""
-    rows, width = 16384, 4096
-    x = np.random.default_rng(0).standard_normal((rows, width), np.float32)
-    vector, matrix = jnp.ones(width, jnp.float32), jnp.asarray(x)
-    product = jax.jit(lambda x, v: x @ v)
-    seconds = _best(blocked(product, matrix, vector), repeats)
-    return x.nbytes / min(seconds, _best(lambda: x.sum(), repeats))
-
-
-def _best(program: Callable, repeats: int) -> float:
-    program()
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        program()
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 def peak_memory(program: Callable) -> int:
@@ -173,6 +144,7 @@ def main(title: str, measure: Callable[[list[str]], Iterable[Row]]) -> None:
     """
     import __main__
 
+    use_huge_pages()  # for jax and for its peers
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--out", type=Path, help="folder of NAME.json and NAME.md")
     parser.add_argument("names", nargs="*", help="cases; default: all")

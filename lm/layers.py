@@ -104,6 +104,41 @@ def ones(key, shape, dtype):
     return jnp.ones(shape, dtype)
 
 
+def _kernel_gradient(x_NxD, g_NxF):
+    return x_NxD.T @ g_NxF
+
+
+def _narrow_first(x_NxD, g_NxF):
+    """The narrower factor on the left: XLA:CPU takes up to twice as long otherwise."""
+    if x_NxD.shape[1] <= g_NxF.shape[1]:
+        return x_NxD.T @ g_NxF
+    return jax.lax.optimization_barrier(g_NxF.T @ x_NxD).T  # or XLA turns it back
+
+
+# x^T g, the gradient of a kernel, by backend.
+KERNEL_GRADIENTS = {"cpu": _narrow_first}
+
+
+@jax.custom_vjp
+def product(x, kernel_DxF):
+    """x W of x [..., D]; its gradients are products over all tokens at once."""
+    return x @ kernel_DxF
+
+
+def _product_forward(x, kernel_DxF):
+    return x @ kernel_DxF, (x, kernel_DxF)
+
+
+def _product_backward(residuals, g):
+    x, kernel_DxF = residuals
+    x_NxD, g_NxF = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    form = KERNEL_GRADIENTS.get(jax.default_backend(), _kernel_gradient)
+    return (g_NxF @ kernel_DxF.T).reshape(x.shape), form(x_NxD, g_NxF)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 class Dense(nn.Module):
     """y = x W (+ b); the kernel is [in, out]."""
 
@@ -115,11 +150,23 @@ class Dense(nn.Module):
     def __call__(self, x_BxTxD, seq: Sequence):
         shape = (x_BxTxD.shape[-1], self.features)
         kernel_DxF = parameter(self, "kernel", self.init, shape, seq)
-        y_BxTxF = x_BxTxD @ kernel_DxF.astype(x_BxTxD.dtype)
+        y_BxTxF = product(x_BxTxD, kernel_DxF.astype(x_BxTxD.dtype))
         if self.bias:
             bias_F = parameter(self, "bias", zeros, (self.features,), seq)
             y_BxTxF += bias_F.astype(y_BxTxF.dtype)
         return y_BxTxF
+
+
+# Elementwise work whose backward pass starts from its inputs, which are there anyway:
+# what it came to by the way is computed again rather than stored for each layer.
+recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+@functools.partial(recomputed, static_argnums=2)
+def _rms_norm(x, scale, eps: float):
+    x32 = x.astype(accumulator(x.dtype))
+    power = jnp.mean(jnp.square(x32), -1, keepdims=True)
+    return (x32 * jax.lax.rsqrt(power + eps) * scale).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -129,11 +176,8 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence):
-        x32_BxTxD = x_BxTxD.astype(accumulator(x_BxTxD.dtype))
-        power_BxTx1 = jnp.mean(jnp.square(x32_BxTxD), -1, keepdims=True)
         scale_D = parameter(self, "scale", ones, (x_BxTxD.shape[-1],), seq)
-        y_BxTxD = x32_BxTxD * jax.lax.rsqrt(power_BxTx1 + self.eps) * scale_D
-        return y_BxTxD.astype(x_BxTxD.dtype)
+        return _rms_norm(x_BxTxD, scale_D, self.eps)
 
 
 def standardize(x, eps: float):
@@ -141,6 +185,11 @@ def standardize(x, eps: float):
     x = x.astype(accumulator(x.dtype))
     x -= jnp.mean(x, -1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + eps)
+
+
+@functools.partial(recomputed, static_argnums=3)
+def _layer_norm(x, scale, bias, eps: float):
+    return (standardize(x, eps) * scale + bias).astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -152,8 +201,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x_BxTxD, seq: Sequence):
         scale_D = parameter(self, "scale", ones, (x_BxTxD.shape[-1],), seq)
         bias_D = parameter(self, "bias", zeros, (x_BxTxD.shape[-1],), seq)
-        y_BxTxD = standardize(x_BxTxD, self.eps) * scale_D + bias_D
-        return y_BxTxD.astype(x_BxTxD.dtype)
+        return _layer_norm(x_BxTxD, scale_D, bias_D, self.eps)
 
 
 class HeadNorm(nn.Module):
@@ -168,11 +216,9 @@ class HeadNorm(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxHxV, seq: Sequence):
         shape = x_BxTxHxV.shape[-2:]
-        y_BxTxHxV = standardize(x_BxTxHxV, self.eps)
-        y_BxTxHxV *= parameter(self, "scale", ones, shape, seq)
-        if self.bias:
-            y_BxTxHxV += parameter(self, "bias", zeros, shape, seq)
-        return y_BxTxHxV.astype(x_BxTxHxV.dtype)
+        scale_HxV = parameter(self, "scale", ones, shape, seq)
+        bias_HxV = parameter(self, "bias", zeros, shape, seq) if self.bias else 0
+        return _layer_norm(x_BxTxHxV, scale_HxV, bias_HxV, self.eps)
 
 
 def l2_normalize(x, eps: float = 1e-6):
@@ -215,15 +261,20 @@ NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
 
 
 gelu = functools.partial(jax.nn.gelu, approximate=True)
-# The activation of the gate, by the kind of the MLP.
-GATES = {"swiglu": jax.nn.silu, "geglu": gelu}
+# What an MLP does between its products, by its kind: of (gate and) h.
+ACTIVATIONS = {
+    "gelu": gelu,
+    "swiglu": lambda gate_BxTxF, h_BxTxF: jax.nn.silu(gate_BxTxF) * h_BxTxF,
+    "geglu": lambda gate_BxTxF, h_BxTxF: gelu(gate_BxTxF) * h_BxTxF,
+}
 
 
 class MLP(nn.Module):
     """SwiGLU or GeGLU (Shazeer 2020, arXiv 2002.05202), or the GELU MLP of GPT-2.
 
     Every kernel's scale follows from D alone, so a narrower MLP is bitwise a prefix of
-    a wider one; `wo` is scaled as for the customary F = 4 D.
+    a wider one; `wo` is scaled as for the customary F = 4 D. The activation is computed
+    again in the backward pass: it costs less than its stores and loads.
     """
 
     kind: str
@@ -233,17 +284,19 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence):
         D = x_BxTxD.shape[-1]
-        h_BxTxF = Dense(self.width, self.bias, name="wi")(x_BxTxD, seq)
-        if self.kind in GATES:
-            gate_BxTxF = Dense(self.width, self.bias, name="wg")(x_BxTxD, seq)
-            h_BxTxF = GATES[self.kind](gate_BxTxF) * h_BxTxF
-        else:
-            h_BxTxF = gelu(h_BxTxF)
+        inputs = [Dense(self.width, self.bias, name="wi")(x_BxTxD, seq)]
+        if self.kind != "gelu":
+            inputs.insert(0, Dense(self.width, self.bias, name="wg")(x_BxTxD, seq))
         wo_init = truncated_normal((4 * D) ** -0.5, axis=0)
-        return Dense(D, self.bias, wo_init, name="wo")(h_BxTxF, seq)
+        output = Dense(D, self.bias, wo_init, name="wo")
+
+        def down(output, inputs):
+            return output(ACTIVATIONS[self.kind](*inputs), seq)
+
+        return nn.remat(down, prevent_cse=False)(output, inputs)
 
 
-MLPS = ("swiglu", "gelu", "none", "geglu")
+MLPS = (*ACTIVATIONS, "none")
 
 
 def dropout(x: Any, rate: float, seq: Sequence, role: str):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from lm import layers, sequence
+from lm import layers, loss, sequence
 from lm.blocks import BLOCKS, Block
 from lm.layers import parameter
 from lm.mixers import MIXERS, Mixer
@@ -23,6 +23,11 @@ REMAT: dict[str, Callable] = {
         _remat, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
 }
+
+# Layers up to which the scan is written out, by backend: a loop over layers stores and
+# loads what its backward pass needs in stacks, an eighth of a step on a CPU, but is
+# compiled in a time that depth does not enter.
+WRITTEN_OUT = {"cpu": 8}
 
 
 class Unit(nn.Module):
@@ -100,13 +105,19 @@ class LM(nn.Module):
             "tail": tuple(map(state, self.tail)),
         }
 
-    @nn.compact
     def __call__(self, tokens_BxT, seq: Sequence, state):
         """-> (logits_BxTxV in float32 or wider, state)."""
+        x_BxTxD, head_VxD, state = self.hidden(tokens_BxT, seq, state)
         with jax.default_matmul_precision(self.matmul_precision):
-            return self._forward(tokens_BxT, seq, state)
+            return loss.logits(x_BxTxD, head_VxD), state
 
-    def _forward(self, tokens_BxT, seq: Sequence, state):
+    @nn.compact
+    def hidden(self, tokens_BxT, seq: Sequence, state):
+        """-> (x_BxTxD, head_VxD, state); the logits are x W^T (lm/loss.py)."""
+        with jax.default_matmul_precision(self.matmul_precision):
+            return self._hidden(tokens_BxT, seq, state)
+
+    def _hidden(self, tokens_BxT, seq: Sequence, state):
         shape = (self.vocab_size, self.width)
         init = layers.truncated_normal(self.width**-0.5, axis=0)
         embedding_VxD = parameter(self, "embedding", init, shape, seq)
@@ -124,17 +135,10 @@ class LM(nn.Module):
 
         x_BxTxD, state = self._layers(x_BxTxD, seq, state)
         x_BxTxD = layers.NORMS[self.norm](self.norm_eps, name="norm")(x_BxTxD, seq)
-        if self.tied:
-            head_VxD = embedding_VxD
-        else:
+        head_VxD = embedding_VxD
+        if not self.tied:
             head_VxD = parameter(self, "head_kernel", init, shape, seq)
-        logits_BxTxV = jnp.einsum(
-            "btd,vd->btv",
-            x_BxTxD,
-            head_VxD.astype(self.dtype),
-            preferred_element_type=layers.accumulator(self.dtype),
-        )
-        return logits_BxTxV, state
+        return x_BxTxD, head_VxD.astype(self.dtype), state
 
     def _layers(self, x_BxTxD, seq: Sequence, state):
         carry = {}
@@ -160,12 +164,16 @@ class LM(nn.Module):
         x_BxTxD, carry, prefix = single(x_BxTxD, carry, "prefix", 0)
         units = ()
         if self.repeats:
+            few = WRITTEN_OUT.get(jax.default_backend(), 0)
+            # Written out, XLA would find what is computed again to be the same.
+            loop = self.remat != "none" or self.repeats * len(self.pattern) > few
             scan = nn.scan(
                 REMAT[self.remat](Unit),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast, 0, 0),
                 length=self.repeats,
+                unroll=1 if loop else self.repeats,
             )
             make_blocks = tuple(map(self._make_block, self.pattern))
             unit = scan(make_blocks, len(self.prefix), name="units")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lm.mixers import MIXERS
@@ -42,7 +43,7 @@ def hyper(config, steps: int, warmup: int) -> Hyper:
     """Hyper of a resolved config, as NumPy scalars of fixed dtypes."""
     o = config.optim
     floats = (o.lr, o.weight_decay, warmup, steps, o.final_lr, o.clip)
-    return Hyper(*(jnp.float32(x) for x in floats), jnp.int32(config.seed))
+    return Hyper(*map(np.float32, floats), np.int32(config.seed))
 
 
 def warmup_factor(step, hyper: Hyper):

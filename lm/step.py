@@ -40,6 +40,12 @@ def train_step(model, config, micro_batches: int, state: TrainState, batch, hype
     The loss is the sum of nats over all tokens divided by the sum of their weights, so
     neither micro-batches nor devices enter it.
     """
+    # Here too: backward passes of custom gradients are traced outside of the model.
+    with jax.default_matmul_precision(model.matmul_precision):
+        return _train_step(model, config, micro_batches, state, batch, hyper)
+
+
+def _train_step(model, config, micro_batches: int, state: TrainState, batch, hyper):
     B = batch.tokens.shape[0]
     key = layers.fold(jax.random.key(hyper.seed), state.step, DROPOUT)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(B))
@@ -47,8 +53,10 @@ def train_step(model, config, micro_batches: int, state: TrainState, batch, hype
     def nats(params, batch, keys_B):
         seq = batch.seq._replace(key=keys_B)
         empty = model.initial_state(batch.tokens.shape[0], 0)
-        logits_BxTxV, _ = model.apply({"params": params}, batch.tokens, seq, empty)
-        return loss.summed(logits_BxTxV, batch.targets, batch.weights)
+        x_BxTxD, head_VxD, _ = model.apply(
+            {"params": params}, batch.tokens, seq, empty, method="hidden"
+        )
+        return loss.cross_entropy(x_BxTxD, head_VxD, batch.targets, batch.weights)
 
     def add(total, micro):
         value, grads = jax.value_and_grad(nats, has_aux=True)(state.params, *micro)

@@ -7,7 +7,7 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
-import jax.numpy as jnp
+import numpy as np
 
 from lm import config as configs
 from lm import count, evaluate, generate, optim, runtime, sharding, signals
@@ -45,6 +45,7 @@ def run(config, workdir: Path) -> dict:
 
 def _run(config, workdir: Path, checkpoints: Checkpoints, interrupts) -> dict:
     begin = time.perf_counter()
+    runtime.keep_compiled()
     corpus = prepare(config.data)
     _same_data(corpus, workdir)
     batch_tokens, context = config.train.batch_tokens, config.data.context
@@ -53,7 +54,6 @@ def _run(config, workdir: Path, checkpoints: Checkpoints, interrupts) -> dict:
     steps = durations.steps
     hyper = optim.hyper(config, steps, durations.warmup)
 
-    runtime.keep_compiled()
     compiled = program(config, corpus.vocab_size)
     model = compiled.model
     costs = count.summary(model, context, steps * batch_tokens)
@@ -170,7 +170,7 @@ def _start(
         if changed:
             print(f"  on another machine ({', '.join(changed)}): not bitwise")
         return step, state
-    state = compiled.init(jnp.int32(config.seed))
+    state = compiled.init(np.int32(config.seed))
     if config.train.init_from is None:
         return 0, state
     with closing(

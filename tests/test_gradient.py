@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from lm import optim, step
 from lm.data import Batch
@@ -95,3 +96,19 @@ def test_a_bfloat16_model_trains_float32_parameters():
     assert losses[-1] < losses[0] - 0.5
     dtypes = {x.dtype for x in jax.tree.leaves((state.params, state.optimizer.nu))}
     assert dtypes == {np.dtype(np.float32)}
+
+
+def products(jaxpr) -> list:
+    """The matrix products of a jaxpr, in whatever it calls too."""
+    found = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+    inner = [core.jaxprs_in_params(e.params) for e in jaxpr.eqns]
+    return found + [e for calls in inner for call in calls for e in products(call)]
+
+
+def test_every_product_is_as_precise_as_the_config_says():
+    model, config, state = start()
+    run = functools.partial(step.train_step, model, config, 1)
+    jaxpr = jax.make_jaxpr(run)(state, batch(), whole(config)).jaxpr
+    precisions = {e.params["precision"] for e in products(jaxpr)}
+    assert len(products(jaxpr)) > 20
+    assert precisions == {(jax.lax.Precision.HIGHEST,) * 2}

@@ -1,0 +1,39 @@
+"""What this machine can do at most: measured, for a figure to stand beside."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+REPEATS = 7
+
+
+def matmul_peak(repeats: int = REPEATS) -> float:
+    """FLOP/s of a float32 product of two square matrices, the best of several."""
+    n = 2048
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((n, n)), jnp.float32)
+    product = jax.jit(lambda x: x @ x)
+    return 2 * n**3 / _best(lambda: jax.block_until_ready(product(x)), repeats)
+
+
+def read_bandwidth(repeats: int = REPEATS) -> float:
+    """Bytes/s at which a matrix too large for any cache is read, for its product with
+    a vector: the best of several, of jax's product and numpy's sum."""
+    rows, width = 16384, 4096
+    x = np.random.default_rng(0).standard_normal((rows, width), np.float32)
+    vector, matrix = jnp.ones(width, jnp.float32), jnp.asarray(x)
+    product = jax.jit(lambda x, v: x @ v)
+    seconds = _best(lambda: jax.block_until_ready(product(matrix, vector)), repeats)
+    return x.nbytes / min(seconds, _best(lambda: x.sum(), repeats))
+
+
+def _best(program: Callable, repeats: int) -> float:
+    program()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        program()
+        best = min(best, time.perf_counter() - start)
+    return best
