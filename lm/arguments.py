@@ -50,7 +50,9 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[dict, dict]:
         if not word.startswith("--config"):
             rest.append(word)
         elif not command.config:
-            raise ConfigError(f"{name} takes no --config; only train and count do")
+            raise ConfigError(
+                f"{name} takes no --config; only train, count and bench do"
+            )
         elif not word.startswith("--config."):
             rest.append(word)
         else:

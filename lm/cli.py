@@ -119,6 +119,37 @@ def _count(values: dict, overrides: dict) -> int:
     return 0
 
 
+def _bench(values: dict, overrides: dict) -> int:
+    choose("bench", values["WHAT"], ("decode",))
+    choose("--weights", values["weights"], ("float32", "int8"))
+    for name in ("batch", "tokens", "vocab"):
+        if values[name] < 1:
+            raise ConfigError(f"--{name}={values[name]} must be at least 1")
+    contexts = values["contexts"].split(",")
+    if not all(n.isascii() and n.isdigit() and int(n) for n in contexts):
+        raise ConfigError(
+            f"--contexts={values['contexts']} must be numbers, at least 1, with commas "
+            "between, as in 64,1024"
+        )
+    config = _config(values, overrides)
+    from lm import bench, limits
+
+    rows = bench.decode(
+        config,
+        tuple(map(int, contexts)),
+        values["batch"],
+        values["tokens"],
+        values["weights"],
+        values["vocab"],
+        limits.read_bandwidth,
+    )
+    for i, row in enumerate(rows):
+        if i == 0:
+            print(" ".join(f"{name:>13}" for name in bench.HEAD))
+        print(bench.line(row), flush=True)
+    return 0
+
+
 def _report(values: dict, overrides: dict) -> int:
     out = Path(values["OUT"])
     if not (out / "plan.json").is_file():
@@ -201,6 +232,20 @@ COMMANDS = {
         _count,
         "Count parameters, FLOPs and state bytes; nothing is trained.",
         (CONFIG, Flag("context", None, "tokens; default: data.context", int)),
+        config=True,
+    ),
+    "bench": Command(
+        _bench,
+        "Time decoding: tokens/s at each context, beside the bound of memory.",
+        (
+            CONFIG,
+            Flag("contexts", "64,1024", "tokens read before, with commas between"),
+            Flag("batch", 1, "rows decoded at once", int),
+            Flag("tokens", 16, "tokens of a run; the median of 5 runs counts", int),
+            Flag("weights", "float32", "float32, or int8: a quarter of the bytes"),
+            Flag("vocab", 256, "tokens of the vocabulary; GPT-2 has 50257", int),
+        ),
+        positional="WHAT",
         config=True,
     ),
     "report": Command(

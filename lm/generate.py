@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import evaluate, sequence, sharding, signals
+from lm import evaluate, loss, sequence, sharding, signals
 from lm.config import ConfigError
+from lm.ops.int8 import Int8
 from lm.sequence import Sequence
 from lm.step import empty_state
 
 BUCKET = 64  # prompts and caches grow in steps of this, so that few shapes compile
+PIECE = 512  # tokens of a prompt that go through at once
 
 
 class Sampling(NamedTuple):
@@ -31,8 +33,14 @@ class Sampling(NamedTuple):
 
 def choose(logits_BxV, keys_B, temperature, top_k: int, top_p: float):
     """Ids [B] drawn from softmax(logits / temperature) as `Sampling` says, by key."""
-    V = logits_BxV.shape[-1]
-    scaled_BxV = logits_BxV / jnp.maximum(temperature, 1e-6)
+    # argmax takes five times as long on a CPU, and drawing as long as a layer.
+    greedy = lambda: jax.lax.top_k(logits_BxV, 1)[1][:, 0]
+    drawn = lambda: _draw(logits_BxV / temperature, keys_B, top_k, top_p)
+    return jax.lax.cond(temperature == 0, greedy, drawn)
+
+
+def _draw(scaled_BxV, keys_B, top_k: int, top_p: float):
+    V = scaled_BxV.shape[-1]
     if 0 < top_k < V or top_p < 1:
         order_BxV = jnp.argsort(-scaled_BxV, -1)
         sorted_BxV = jnp.take_along_axis(scaled_BxV, order_BxV, -1)
@@ -43,18 +51,36 @@ def choose(logits_BxV, keys_B, temperature, top_k: int, top_p: float):
         sorted_BxV = jnp.where(before_BxV < top_p, sorted_BxV, -jnp.inf)
         rows_Bx1 = jnp.arange(len(order_BxV))[:, None]
         scaled_BxV = scaled_BxV.at[rows_Bx1, order_BxV].set(sorted_BxV)
-    drawn_B = jax.vmap(jax.random.categorical)(keys_B, scaled_BxV)
-    return jnp.where(temperature == 0, jnp.argmax(logits_BxV, -1), drawn_B)
+    return jax.vmap(jax.random.categorical)(keys_B, scaled_BxV).astype(jnp.int32)
 
 
 @functools.lru_cache(maxsize=8)
-def _functions(model, top_k: int, top_p: float):
-    """(prefill, step), jitted, of an unrolled model; `step` is given its state."""
+def functions(model, top_k: int = 0, top_p: float = 1.0):
+    """(prefill, step), jitted, of an unrolled model; both are given their state.
 
-    def prefill(params, tokens_BxT, seq, state, length_B):
-        logits_BxTxV, state = model.apply({"params": params}, tokens_BxT, seq, state)
-        last_Bx1x1 = (length_B - 1)[:, None, None]
-        return jnp.take_along_axis(logits_BxTxV, last_Bx1x1, 1)[:, 0], state
+    prefill(params, state, logits_BxV, tokens_BxT, seq, last_B) -> (logits_BxV, state):
+      one piece of the prompts; the logits of row b change where its last token, last_B,
+      counted from the piece's first, is in it.
+    step(params, state, logits_BxV, position_B, seed, temperature) ->
+      (token_B, logits_BxV, position_B, state).
+    """
+
+    def hidden(params, *inputs):
+        return model.apply({"params": params}, *inputs, method="hidden")
+
+    def logits(x_BxTxD, head_VxD):
+        with jax.default_matmul_precision(model.matmul_precision):
+            if isinstance(head_VxD, Int8):
+                return head_VxD.logits(x_BxTxD)[:, 0]
+            return loss.logits(x_BxTxD, head_VxD)[:, 0]
+
+    def prefill(params, state, logits_BxV, tokens_BxT, seq, last_B):
+        x_BxTxD, head_VxD, state = hidden(params, tokens_BxT, seq, state)
+        T = tokens_BxT.shape[1]
+        at_Bx1x1 = jnp.clip(last_B, 0, T - 1)[:, None, None]
+        new_BxV = logits(jnp.take_along_axis(x_BxTxD, at_Bx1x1, 1), head_VxD)
+        inside_Bx1 = ((last_B >= 0) & (last_B < T))[:, None]
+        return jnp.where(inside_Bx1, new_BxV, logits_BxV), state
 
     def step(params, state, logits_BxV, position_B, seed, temperature):
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
@@ -63,12 +89,52 @@ def _functions(model, top_k: int, top_p: float):
         token_B = choose(logits_BxV, keys_B, temperature, top_k, top_p)
         ones_Bx1 = jnp.ones((len(token_B), 1), jnp.int32)
         seq = Sequence(ones_Bx1, position_B[:, None], ones_Bx1 == 0, ones_Bx1 == 1)
-        logits_Bx1xV, state = model.apply(
-            {"params": params}, token_B[:, None], seq, state
-        )
-        return token_B, logits_Bx1xV[:, 0], position_B + 1, state
+        x_Bx1xD, head_VxD, state = hidden(params, token_B[:, None], seq, state)
+        return token_B, logits(x_Bx1xD, head_VxD), position_B + 1, state
 
-    return jax.jit(prefill), jax.jit(step, donate_argnums=1)
+    return jax.jit(prefill, donate_argnums=1), jax.jit(step, donate_argnums=1)
+
+
+def read(model, params, prompts: list[np.ndarray], capacity: int):
+    """(logits_BxV, position_B, state) after the prompts, in pieces of PIECE tokens.
+
+    Args:
+      model, params: unrolled.
+      capacity: past tokens that attention keeps.
+    """
+    lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)
+    width = _bucket(int(lengths_B.max()))
+    if model.positions:
+        width = min(width, model.positions)
+    valid_BxT = np.arange(width) < lengths_B[:, None]
+    tokens_BxT = np.zeros((len(prompts), width), np.int32)
+    tokens_BxT[valid_BxT] = np.concatenate(prompts)
+    seq = sequence.from_segments(valid_BxT)
+
+    prefill, _ = functions(model)
+    placed = sharding.beside(params)
+    state = empty_state(model, params, len(prompts), capacity)
+    wide = jnp.promote_types(model.dtype, jnp.float32)
+    logits_BxV = jnp.zeros((len(prompts), model.vocab_size), wide, device=placed)
+    for first in range(0, width, PIECE):
+        signals.check()
+        piece = slice(first, first + PIECE)
+        piece_seq = Sequence(*(field[:, piece] for field in seq[:4]))
+        logits_BxV, state = prefill(
+            params,
+            state,
+            logits_BxV,
+            tokens_BxT[:, piece],
+            piece_seq,
+            lengths_B - 1 - first,
+        )
+    return logits_BxV, jax.device_put(lengths_B, placed), state
+
+
+def _bucket(length: int) -> int:
+    """`length` rounded up to a multiple of BUCKET, and of PIECE once it is beyond."""
+    size = BUCKET if length <= PIECE else PIECE
+    return -(-length // size) * size
 
 
 def continuations(
@@ -77,7 +143,8 @@ def continuations(
     """`count` ids after each prompt, int32 [len(prompts), count].
 
     Args:
-      model, params: as trained; they are unrolled here, one leaf a layer.
+      model, params: as trained, or unrolled and int8 (lm/quantize.py); they are
+        unrolled here, one leaf a layer.
       prompts: ids, one or more each; they may differ in length.
 
     Raises:
@@ -92,27 +159,16 @@ def continuations(
             f"a prompt of {longest} tokens and {count} more pass the model's "
             f"{model.positions} learned positions: shorten the prompt or ask for less"
         )
-    width = -(-longest // BUCKET) * BUCKET
-    if model.positions:
-        width = min(width, model.positions)
-    valid_BxT = np.arange(width) < lengths[:, None]
-    tokens_BxT = np.zeros((len(prompts), width), np.int32)
-    tokens_BxT[valid_BxT] = np.concatenate(prompts)
-
-    unrolled, leaves = model.unrolled(), model.unstack(params)
-    prefill, step = _functions(unrolled, how.top_k, how.top_p)
+    model, params = model.unrolled(), model.unstack(params)
+    _, step = functions(model, how.top_k, how.top_p)
     # The cache never overflows: it has a slot for each token of the longest row.
-    capacity = -(-(longest + count) // BUCKET) * BUCKET
-    state = empty_state(unrolled, leaves, len(prompts), capacity)
-    logits_BxV, state = prefill(
-        leaves, tokens_BxT, sequence.from_segments(valid_BxT), state, lengths
-    )
-    position_B = jax.device_put(lengths.astype(np.int32), sharding.beside(params))
+    capacity = _bucket(longest + count)
+    logits_BxV, position_B, state = read(model, params, prompts, capacity)
     out = []
     for _ in range(count):
         signals.check()
         token_B, logits_BxV, position_B, state = step(
-            leaves, state, logits_BxV, position_B, how.seed, how.temperature
+            params, state, logits_BxV, position_B, how.seed, how.temperature
         )
         out.append(token_B)
     ids_TxB = np.array(jax.device_get(out), np.int32)

@@ -116,6 +116,18 @@ def test_a_misspelt_key_is_one_line_and_exit_2():
         ("evaluate --workdir=RUN --protocol=windw", "did you mean 'window'"),
         ("count --context=0", "--context=0 must be at least 1"),
         ("report lm", "no plan.json"),
+        ("bench", "bench takes WHAT, not nothing"),
+        ("bench dceode", "bench='dceode': did you mean 'decode'?"),
+        ("bench decode --weights=int4", "--weights='int4': did you mean 'int8'"),
+        ("bench decode --batch=0", "--batch=0 must be at least 1"),
+        ("bench decode --tokens=-1", "--tokens=-1 must be at least 1"),
+        ("bench decode --contexts=64,x", "--contexts=64,x must be numbers"),
+        ("bench decode --contexts=64,0", "--contexts=64,0 must be numbers"),
+        ("bench decode --config.model.dpeth=1", "did you mean model.depth"),
+        (
+            "bench decode --config=configs/gpt2.py --contexts=120",
+            "--contexts=120 and the 81 tokens that are timed pass",
+        ),
     ],
 )
 def test_a_users_error_is_one_line_and_exit_2(argv, words, capsys, tmp_path):
@@ -202,6 +214,22 @@ def test_count_prints_the_table_of_the_config(calls, capsys):
     assert cli.main(["count", "--config=configs/hawk.py", "--context=9"]) == 0
     assert capsys.readouterr().out == "a table\n"
     assert found[0][1][0].name == "hawk" and found[0][1][1] == 9
+
+
+def test_bench_prints_a_row_for_each_context(capsys):
+    flags = ["--contexts=5,9", "--tokens=2", "--batch=2", "--weights=int8"]
+    sizes = ["--config.model.width=32", "--config.model.mixers.lstm.hidden=48"]
+    pattern = "--config.model.pattern=lstm"
+    assert cli.main(["bench", "decode", *flags, *sizes, pattern]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["context", "tokens/s"]
+    assert [row.split()[0] for row in rows] == ["5", "9"]
+    state_bytes = 2 * 2 * 2 * 48 * 4  # rows, layers, c and h
+    for row in rows:
+        _, speed, ms, bound, held, prefill = row.replace(",", "").split()
+        assert abs(float(speed) * float(ms) - 2000) < 20
+        assert int(held) == state_bytes and float(prefill) > 0
+        assert bound.endswith("%")
 
 
 def test_no_command_prints_the_help_as_an_error():

@@ -18,7 +18,15 @@ from lm.config import ConfigError
 from lm.generate import Sampling, choose, continuations
 from lm.mixers import MIXERS
 from tests import trained
-from tests.subjects import QUICK, VOCAB, initial, language_model, tokens, values
+from tests.subjects import (
+    QUICK,
+    VOCAB,
+    close,
+    initial,
+    language_model,
+    tokens,
+    values,
+)
 
 PROMPTS = [tokens(1, n, seed=n)[0] for n in (9, 1, 5)]
 COUNT, LENGTH = 12, 24
@@ -84,6 +92,22 @@ def test_a_long_prompt_grows_the_cache(monkeypatch):
     np.testing.assert_array_equal(
         continuations(model, params, PROMPTS, COUNT, GREEDY), want
     )
+
+
+@pytest.mark.parametrize("pattern", [("attention",), ("lstm", "window"), ("mamba2",)])
+def test_a_long_prompt_goes_through_in_pieces(pattern, monkeypatch):
+    model, params = subject(pattern)
+    prompts = [tokens(1, n, seed=n)[0] for n in (37, 1, 16, 17)]
+    want = continuations(model, params, prompts, COUNT, GREEDY)
+    monkeypatch.setattr(generate, "BUCKET", 4)
+    monkeypatch.setattr(generate, "PIECE", 8)
+    got = continuations(model, params, prompts, COUNT, GREEDY)
+    np.testing.assert_array_equal(got, want)
+    unrolled, leaves = model.unrolled(), model.unstack(params)
+    logits_BxV, _, _ = generate.read(unrolled, leaves, prompts, 64)
+    monkeypatch.setattr(generate, "PIECE", 512)
+    whole_BxV, _, _ = generate.read(unrolled, leaves, prompts, 64)
+    close(logits_BxV, whole_BxV)
 
 
 def test_draws_follow_the_seed_and_the_row_alone():
