@@ -7,10 +7,12 @@ Executed FLOPs count the matrix products and convolutions of the program that ru
 bodies times their length (XLA's own analysis counts a body once): for utilisation only.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from lm import model as models
@@ -18,6 +20,7 @@ from lm import sequence
 from lm.sequence import Sequence
 
 
+@functools.lru_cache(maxsize=4)
 def abstract_params(model):
     """Shapes of the parameters: no array is made."""
     return jax.eval_shape(model.initial_params, jax.ShapeDtypeStruct((), jnp.int32))
@@ -69,10 +72,11 @@ def executed(jaxpr) -> int:
     return total
 
 
+@functools.lru_cache(maxsize=4)
 def _flops_of_call(model, length: int) -> int:
     """Executed FLOPs of one forward row of `length` tokens from an empty state."""
-    seq = Sequence(*map(jnp.asarray, sequence.full(1, length)[:4]))
-    tokens_1xT = jnp.zeros((1, length), jnp.int32)
+    seq = Sequence(*sequence.full(1, length)[:4])
+    tokens_1xT = np.zeros((1, length), np.int32)
     call = lambda p: model.apply(
         {"params": p}, tokens_1xT, seq, model.initial_state(1, 0)
     )

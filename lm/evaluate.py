@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from lm import config as configs
-from lm import count, sharding, signals, step
+from lm import count, runtime, sharding, signals, step
 from lm import model as models
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
@@ -127,6 +127,7 @@ def run(workdir: Path, split: str, protocols: tuple[str, ...]) -> dict:
 
 def load(workdir: Path):
     """(config, model, params, corpus) of the newest checkpoint of a workdir."""
+    runtime.keep_compiled()
     path = workdir / "config.json"
     try:
         config = configs.resolve(configs.from_json(path.read_text()))

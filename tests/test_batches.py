@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data import TrainBatches, stream_batches, window_batches
-from lm.sequence import from_segments
+from lm.data import Batch, TrainBatches, loader, stream_batches, window_batches
+from lm.sequence import Sequence, from_segments
 
 
 def numbered(n, documents=(0,)):
@@ -26,7 +26,54 @@ def corpora(draw):
     return n, [0, *sorted(starts)]
 
 
+def plain(tokens_N, documents_D, origin_B, start_B, stop_B, length):
+    """lm.data.loader._batch as its definition: every token looks up its document."""
+    index_BxT = start_B[:, None] + np.arange(length)
+    valid_BxT = index_BxT < stop_B[:, None]
+    index_BxT = np.minimum(index_BxT, len(tokens_N) - 2)
+    document_BxT = np.searchsorted(documents_D, index_BxT, side="right") - 1
+    reset_BxT = np.maximum(documents_D[document_BxT], origin_B[:, None])
+    same_BxT = ~np.isin(index_BxT + 1, documents_D)
+    segment_BxT = (document_BxT - document_BxT[:, :1] + 1) * valid_BxT
+    seq = Sequence(
+        segment_ids=segment_BxT.astype(np.int32),
+        positions=((index_BxT - reset_BxT) * valid_BxT).astype(np.int32),
+        reset=valid_BxT & (index_BxT == reset_BxT),
+        valid=valid_BxT,
+    )
+    return Batch(
+        tokens=tokens_N[index_BxT].astype(np.int32) * valid_BxT,
+        targets=tokens_N[index_BxT + 1].astype(np.int32) * valid_BxT,
+        weights=(valid_BxT & same_BxT).astype(np.float32),
+        seq=seq,
+    )
+
+
+def facts(batch):
+    """{name: (dtype, shape, bytes)} of every array of a batch."""
+    arrays = batch._asdict() | batch.seq._asdict()
+    return {
+        name: (x.dtype, x.shape, x.tobytes())
+        for name, x in arrays.items()
+        if isinstance(x, np.ndarray)
+    }
+
+
 sizes = st.integers(1, 9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(corpora(), st.data(), sizes, sizes)
+def test_a_batch_is_that_of_the_plain_form(corpus, data, rows, length):
+    n, documents = corpus
+    draw = lambda low, high: data.draw(st.integers(low, high))
+    origin = [draw(0, n - 1) for _ in range(rows)]
+    start = [draw(low, n + length) for low in origin]
+    stop = [draw(low, n - 1) for low in origin]
+    arguments = map(np.array, (documents, origin, start, stop))
+    tokens = np.random.default_rng(n).integers(0, 256, n, np.uint8)
+    arguments = (tokens, *arguments, length)
+    assert facts(loader._batch(*arguments)) == facts(plain(*arguments))
 
 
 def check(batch, documents, fresh):

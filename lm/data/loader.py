@@ -33,14 +33,13 @@ class TrainBatches:
     def __init__(self, corpus: Corpus, context: int, rows: int, seed: int):
         import grain  # imports jax, which a parent of workers must not
 
-        self._tokens = corpus.tokens("train")
-        self._documents = corpus.documents("train")
-        self._context = context
-        self.windows = (len(self._tokens) - 1) // context
+        self._corpus, self._context = corpus, context
+        tokens = len(corpus.tokens("train"))
+        self.windows = (tokens - 1) // context
         if self.windows < 1:
             raise ConfigError(
                 f"context={context} needs {context + 1} training tokens and there are "
-                f"{len(self._tokens)}: lower data.context or give a larger file"
+                f"{tokens}: lower data.context or give a larger file"
             )
         self.steps_per_epoch: float = self.windows / rows
         # Grain shuffles epoch e with seed + e: unmixed, seed 0's second epoch would be
@@ -52,9 +51,13 @@ class TrainBatches:
     def __call__(self, step: int) -> Batch:
         """Batch of a step >= 0, whatever was asked for before."""
         start_B = self._order[step] * self._context
-        stop_B = start_B + self._context
         return _batch(
-            self._tokens, self._documents, start_B, start_B, stop_B, self._context
+            self._corpus.tokens("train"),
+            self._corpus.documents("train"),
+            start_B,
+            start_B,
+            start_B + self._context,
+            self._context,
         )
 
 
@@ -65,11 +68,11 @@ def window_batches(
 
     Every token of the split but the first is a target once.
     """
-    tokens, documents = corpus.tokens(split), corpus.documents(split)
-    inputs = len(tokens) - 1
+    documents, inputs = corpus.documents(split), len(corpus.tokens(split)) - 1
     for first in range(0, inputs, rows * context):
         start_B = first + np.arange(rows) * context
         stop_B = np.minimum(start_B + context, inputs)
+        tokens = corpus.tokens(split)
         yield _batch(tokens, documents, start_B, start_B, stop_B, context)
 
 
@@ -82,41 +85,56 @@ def stream_batches(
     Its last target is the first token of the next row's part, so that here too every
     token of the split but the first is a target once. One shape, padded at the end.
     """
-    tokens, documents = corpus.tokens(split), corpus.documents(split)
-    inputs = len(tokens) - 1
+    documents, inputs = corpus.documents(split), len(corpus.tokens(split)) - 1
     part = -(-inputs // rows)
     origin_B = np.arange(rows) * part
     stop_B = np.minimum(origin_B + part, inputs)
     for first in range(0, part, chunk):
-        start_B = origin_B + first
+        tokens, start_B = corpus.tokens(split), origin_B + first
         yield _batch(tokens, documents, origin_B, start_B, stop_B, chunk)
 
 
 def _batch(tokens_N, documents_D, origin_B, start_B, stop_B, length: int) -> Batch:
     """Batch whose row r reads tokens start[r] up to stop[r], padded to `length`.
 
-    origin[r] <= start[r] is where the state of row r started afresh.
+    origin[r] <= start[r] is where the state of row r started afresh. Documents are
+    looked up where a row begins, not for every token: a search touches many pages.
     """
-    index_BxT = start_B[:, None] + np.arange(length)
-    valid_BxT = index_BxT < stop_B[:, None]
-    index_BxT = np.minimum(index_BxT, len(tokens_N) - 2)
-    document_BxT = np.searchsorted(documents_D, index_BxT, side="right") - 1
-    reset_BxT = np.maximum(documents_D[document_BxT], origin_B[:, None])
-    next_BxT = documents_D[np.minimum(document_BxT + 1, len(documents_D) - 1)]
-    same_BxT = index_BxT + 1 != next_BxT  # in the last document next is its own start
-    tokens_BxT = tokens_N[index_BxT].astype(np.int32)
-    targets_BxT = tokens_N[index_BxT + 1].astype(np.int32)
+    B = len(start_B)
+    stop_B = np.minimum(stop_B, start_B + length)
+    valid_BxT = np.arange(length) < (stop_B - start_B)[:, None]
+    text_BxT = np.zeros((B, length + 1), np.int32)  # and the last target
+    for row_T, start, stop in zip(text_BxT, start_B, stop_B, strict=True):
+        if start < stop:
+            row_T[: stop + 1 - start] = tokens_N[start : stop + 1]
+
+    # Documents that open in a row after its first token, or with its last target.
+    first_B = np.searchsorted(documents_D, start_B, side="right")
+    near = [documents_D[first : first + length + 1] for first in first_B]
+    opening = [
+        d[: np.searchsorted(d, n, "right")] for d, n in zip(near, stop_B, strict=True)
+    ]
+    row_D = np.repeat(np.arange(B), [len(found) for found in opening])
+    place_D = np.concatenate(opening) - start_B[row_D]
+    opens_BxT = np.zeros((B, length + 1), bool)
+    opens_BxT[row_D, place_D] = True
+
+    began_BxT = np.empty((B, length + 1), np.int32)  # the last reset, from row's start
+    began_BxT[:] = (np.maximum(documents_D[first_B - 1], origin_B) - start_B)[:, None]
+    began_BxT[row_D, place_D] = place_D
+    began_BxT = np.maximum.accumulate(began_BxT[:, :-1], axis=1)
+    reset_BxT = opens_BxT[:, :-1] & valid_BxT
+    reset_BxT[:, 0] = (began_BxT[:, 0] == 0) & valid_BxT[:, 0]
+    document_BxT = 1 + np.cumsum(opens_BxT[:, :-1], axis=1, dtype=np.int32)
     seq = Sequence(
-        segment_ids=((document_BxT - document_BxT[:, :1] + 1) * valid_BxT).astype(
-            np.int32
-        ),
-        positions=((index_BxT - reset_BxT) * valid_BxT).astype(np.int32),
-        reset=valid_BxT & (index_BxT == reset_BxT),
+        segment_ids=document_BxT * valid_BxT,
+        positions=(np.arange(length, dtype=np.int32) - began_BxT) * valid_BxT,
+        reset=reset_BxT,
         valid=valid_BxT,
     )
     return Batch(
-        tokens=tokens_BxT * valid_BxT,
-        targets=targets_BxT * valid_BxT,
-        weights=(valid_BxT & same_BxT).astype(np.float32),
+        tokens=text_BxT[:, :-1] * valid_BxT,
+        targets=text_BxT[:, 1:] * valid_BxT,
+        weights=(valid_BxT & ~opens_BxT[:, 1:]).astype(np.float32),
         seq=seq,
     )

@@ -6,7 +6,9 @@ import os
 import shutil
 import tempfile
 from array import array
+from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -64,17 +66,37 @@ def prepare(data) -> "Corpus":
     return Corpus(folder, data, source, tokenizer)
 
 
+class _Mapped(NamedTuple):
+    """A file of numbers; each call maps it anew."""
+
+    file: FileIO
+    dtype: np.dtype | str
+    offset: int
+
+    def __call__(self) -> np.ndarray:
+        # A plain array: slices of a memmap take ten times as long to make.
+        mapped = np.memmap(self.file, self.dtype, mode="r", offset=self.offset)
+        return np.asarray(mapped)
+
+
 class Corpus:
     """An open token file, its splits and its tokenizer."""
 
     def __init__(self, folder: Path, data, source: Source, tokenizer):
         stored = json.loads((folder / "manifest.json").read_text())
-        self._tokens = np.memmap(folder / "tokens.bin", stored["dtype"], mode="r")
-        self._documents = np.load(folder / "documents.npy", mmap_mode="r")
+        # Open for good: the cache may be emptied while a run goes on.
+        self._tokens = _Mapped(FileIO(folder / "tokens.bin"), stored["dtype"], 0)
+        documents = np.load(folder / "documents.npy", mmap_mode="r")
+        self._documents = _Mapped(
+            FileIO(folder / "documents.npy"), documents.dtype, documents.offset
+        )
         self._tokenizer = tokenizer
         self.vocab_size: int = tokenizer.vocab_size
         self.bytes_per_token: np.ndarray = tokenizer.bytes_per_token
-        self._bounds = _bounds(self._tokens, self.bytes_per_token, data)
+        self._bounds = _bounds(self._tokens(), self.bytes_per_token, data)
+        edges = [[start + 1, stop] for start, stop in self._bounds.values()]
+        found = np.searchsorted(documents, edges).tolist()
+        self._inside = dict(zip(self._bounds, found, strict=True))
         self.fingerprint: str = _digest(key=stored["key"], splits=self._bounds)
         # Files of equal content share a token file: the names are this caller's own.
         self.manifest: dict = stored | dict(
@@ -85,15 +107,21 @@ class Corpus:
         )
 
     def tokens(self, split: str) -> np.ndarray:
-        """Tokens [N] of a split, memory-mapped."""
+        """Tokens [N] of a split, memory-mapped anew: what was read of them counts as
+        this process's memory for as long as the array lives, so keep none for long."""
         start, stop = self._split(split)
-        return self._tokens[start:stop]
+        return self._tokens()[start:stop]
 
     def documents(self, split: str) -> np.ndarray:
-        """int64 [n]: starts of documents in the split; the first is 0."""
-        start, stop = self._split(split)
-        first, last = np.searchsorted(self._documents, [start + 1, stop])
-        return np.concatenate([[0], self._documents[first:last] - start])
+        """int64 [n]: starts of documents in the split; the first is 0.
+
+        A copy, but for the split at the start of the corpus, which is mapped as above.
+        """
+        start, _ = self._split(split)
+        first, last = self._inside[split]
+        if start == 0:
+            return self._documents()[:last]
+        return np.concatenate([[0], self._documents()[first:last] - start])
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """int32 [N]."""

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from lm import config as configs
 from lm import count, model, optim, runtime, sharding, train
@@ -53,7 +53,7 @@ def speed(config_json: str, steps: int) -> dict:
     compiled = program(config, corpus.vocab_size)
     durations = configs.durations(config, batches.steps_per_epoch)
     hyper = optim.hyper(config, durations.steps, durations.warmup)
-    state, seconds = compiled.init(jnp.int32(config.seed)), []
+    state, seconds = compiled.init(np.int32(config.seed)), []
     for step in range(steps + 2):
         begin = time.perf_counter()
         batch = sharding.put(compiled.mesh, batches(step))
