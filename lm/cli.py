@@ -242,7 +242,7 @@ COMMANDS = {
             Flag("contexts", "64,1024", "tokens read before, with commas between"),
             Flag("batch", 1, "rows decoded at once", int),
             Flag("tokens", 16, "tokens of a run; the median of 5 runs counts", int),
-            Flag("weights", "float32", "float32, or int8: a quarter of the bytes"),
+            Flag("weights", "float32", "float32, or int8: less memory"),
             Flag("vocab", 256, "tokens of the vocabulary; GPT-2 has 50257", int),
         ),
         positional="WHAT",

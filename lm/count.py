@@ -72,7 +72,6 @@ def executed(jaxpr) -> int:
     return total
 
 
-@functools.lru_cache(maxsize=4)
 def _flops_of_call(model, length: int) -> int:
     """Executed FLOPs of one forward row of `length` tokens from an empty state."""
     seq = Sequence(*sequence.full(1, length)[:4])
@@ -85,13 +84,17 @@ def _flops_of_call(model, length: int) -> int:
 
 def forward_flops(model, length: int) -> int:
     """Model FLOPs of one forward row of `length` tokens."""
-    contexts = (model.mixer(name).context_flops(length) for name in model.layers)
-    return length * _flops_of_call(model, 1) + sum(contexts)
+    return length * _flops_of_call(model, 1) + _context_flops(model, length)
+
+
+def _context_flops(model, length: int) -> int:
+    return sum(model.mixer(name).context_flops(length) for name in model.layers)
 
 
 def decode_flops(model, context: int) -> int:
     """Model FLOPs of the one token that follows `context` tokens."""
-    return forward_flops(model, context + 1) - forward_flops(model, context)
+    more = _context_flops(model, context + 1) - _context_flops(model, context)
+    return _flops_of_call(model, 1) + more
 
 
 def state_bytes(model, context: int) -> int:

@@ -296,7 +296,7 @@ class MLP(nn.Module):
         return nn.remat(down, prevent_cse=False)(output, inputs)
 
 
-MLPS = (*ACTIVATIONS, "none")
+MLPS = ("swiglu", "gelu", "none", "geglu")
 
 
 def dropout(x: Any, rate: float, seq: Sequence, role: str):

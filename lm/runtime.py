@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
-KEPT_SECONDS = 0.02  # of compilation: less is no slower than reading a file
+KEPT_SECONDS = 0.02  # of compilation, from which a program is kept
 
 
 def cache_folder() -> Path:

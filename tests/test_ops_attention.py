@@ -240,6 +240,30 @@ def test_the_softmax_that_is_dropped_from_is_whole_and_in_float32(block):
     assert y.dtype == jnp.bfloat16 and not np.asarray(y, np.float32).any()
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_gradients_in_bfloat16_are_those_in_float32(plan, heads, monkeypatch):
+    monkeypatch.setattr(attention, "MULTIPLE", 16)
+    rows, length, groups, width = 4, 128, 2, 16
+    cache = kv_cache.empty_cache(rows, 0, 1, 1, jnp.float32)
+    places = kv_cache.places(cache, sequence.full(rows, length))
+    counts = (heads * groups, groups, groups, heads * groups)
+    *inputs, toward = (values(rows, length, n, width, seed=n) for n in counts)
+    inputs = [np.asarray(x, jnp.bfloat16).astype(np.float32) for x in inputs]
+
+    def run(dtype):
+        def loss(*inputs):
+            y = attention.attend(*inputs, *places)
+            assert y.dtype == dtype
+            return jnp.sum(toward * y.astype(jnp.float32))
+
+        grads = jax.jit(jax.grad(loss, (0, 1, 2)))(*(x.astype(dtype) for x in inputs))
+        assert {grad.dtype for grad in grads} == {jnp.dtype(dtype)}
+        return [np.asarray(grad, np.float32) for grad in grads]
+
+    for got, want in zip(run(jnp.bfloat16), run(jnp.float32), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=0.03 * np.abs(want).max())
+
+
 def test_sums_over_blocks_of_bfloat16_are_in_float32():
     S = 600  # a sum of ones in bfloat16 ends at 256
     q = jnp.zeros((1, 1, 1, 1, 1), jnp.bfloat16)

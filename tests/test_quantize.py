@@ -45,14 +45,6 @@ def test_products_are_those_of_the_matrix_that_is_stored(rows, D):
     np.testing.assert_allclose(got, whole(table)[ids], 1e-6)
 
 
-def test_more_outputs_than_a_block(monkeypatch):
-    monkeypatch.setattr(int8, "BLOCK", 16)
-    x, table = values(1, 1, 32, seed=1), int8.quantize(values(50, 32), 1)
-    assert [w.shape[1] for w in table.columns] == [16, 16, 16, 2]
-    whole = np.asarray(table.values, np.float64) * np.asarray(table.scale)
-    np.testing.assert_allclose(table.logits(x), x @ whole.T, 1e-5, 1e-5)
-
-
 def test_activations_keep_their_dtype():
     x, kernel = jnp.ones((1, 1, 32), jnp.bfloat16), int8.quantize(values(32, 8), 0)
     assert (x @ kernel.astype(jnp.bfloat16)).dtype == jnp.bfloat16

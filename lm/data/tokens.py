@@ -74,7 +74,7 @@ class _Mapped(NamedTuple):
     offset: int
 
     def __call__(self) -> np.ndarray:
-        # A plain array: slices of a memmap take ten times as long to make.
+        # A plain array: slices of a memmap take longer to make.
         mapped = np.memmap(self.file, self.dtype, mode="r", offset=self.offset)
         return np.asarray(mapped)
 

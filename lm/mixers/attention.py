@@ -72,8 +72,9 @@ class Attention(Mixer):
         B, T, _ = x_BxTxD.shape
         H, G, K = self.sizes
         qkv_BxTxF = layers.Dense((H + 2 * G) * K, self.bias, name="qkv")(x_BxTxD, seq)
-        qkv_BxTxFxK = qkv_BxTxF.reshape(B, T, H + 2 * G, K)
-        q_BxTxHxK, k_BxTxGxK, v_BxTxGxK = jnp.split(qkv_BxTxFxK, [H, H + G], 2)
+        # Split before the heads are apart: gradients are joined faster in two axes.
+        parts = jnp.split(qkv_BxTxF, [H * K, (H + G) * K], -1)
+        q_BxTxHxK, k_BxTxGxK, v_BxTxGxK = (x.reshape(B, T, -1, K) for x in parts)
         q_BxTxHxK = self._placed(self._normed("q_norm", q_BxTxHxK, seq), seq)
         k_BxTxGxK = self._placed(self._normed("k_norm", k_BxTxGxK, seq), seq)
         sinks_H = None

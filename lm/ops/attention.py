@@ -5,14 +5,13 @@ e of scaled dot products (arXiv 1706.03762 eq. 1) or additive (arXiv 1409.0473 A
 The shortest calls hold all e_ts at once; others go through in blocks (blockwise.py).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lm.ops.blockwise import blockwise
+from lm.ops.blockwise import blockwise, product
 from lm.ops.kv_cache import Tokens, distance, visible
 
 ADDITIVE_BLOCK = 64  # with a tanh of K features for each of its pairs
@@ -87,14 +86,9 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
 def _products(q_BxGxRxTxK, k_BxGxSxK):
     """q k [B, G, R, T, S], in float32 or wider."""
     (B, G, R, T, K), S = q_BxGxRxTxK.shape, k_BxGxSxK.shape[2]
-    wide = jnp.promote_types(q_BxGxRxTxK.dtype, jnp.float32)
     # With more axes XLA's CPU copies all keys for the product with a lone token.
-    logits = jnp.einsum(
-        "nrk,nsk->nrs",
-        q_BxGxRxTxK.reshape(B * G, R * T, K),
-        k_BxGxSxK.reshape(B * G, S, K),
-        preferred_element_type=wide,
-    )
+    q_NxRxK = q_BxGxRxTxK.reshape(B * G, R * T, K)
+    logits = product("nrk,nsk->nrs", q_NxRxK, k_BxGxSxK.reshape(B * G, S, K))
     return logits.reshape(B, G, R, T, S)
 
 
@@ -104,9 +98,6 @@ def _products_forward(q_BxGxRxTxK, k_BxGxSxK):
 
 def _products_backward(saved, slope_BxGxRxTxS):
     q_BxGxRxTxK, k_BxGxSxK = saved
-    product = functools.partial(
-        jnp.einsum, preferred_element_type=slope_BxGxRxTxS.dtype
-    )
     slope_BxGxRxTxS = slope_BxGxRxTxS.astype(q_BxGxRxTxK.dtype)
     dq_BxGxRxTxK = product("bgrts,bgsk->bgrtk", slope_BxGxRxTxS, k_BxGxSxK)
     # Keys last: a CPU takes three times as long for the sum over t in the other order.
@@ -214,7 +205,8 @@ def dense(
     if drop is not None:
         softmax_BxGxRxTxS = drop(softmax_BxGxRxTxS)
     softmax_BxGxRxTxS = softmax_BxGxRxTxS.astype(v_BxGxSxV.dtype)
-    return jnp.einsum("bgrts,bgsv->bgrtv", softmax_BxGxRxTxS, v_BxGxSxV)
+    y_BxGxRxTxV = product("bgrts,bgsv->bgrtv", softmax_BxGxRxTxS, v_BxGxSxV)
+    return y_BxGxRxTxV.astype(v_BxGxSxV.dtype)
 
 
 def pairs(length: int, window: int | None) -> int:

@@ -40,6 +40,15 @@ def squares(T: int, S: int, block: int, window: int | None):
     return np.array(visits, np.int32)
 
 
+def product(equation: str, x, y):
+    """einsum with its sums in float32 or wider."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    if jax.default_backend() == "cpu":
+        # XLA has no such product of bfloat16 there for some orders of axes.
+        x, y = x.astype(wide), y.astype(wide)
+    return jnp.einsum(equation, x, y, preferred_element_type=wide)
+
+
 def _bias(query: Tokens, key: Tokens, window: int | None, dtype):
     """0 where a query sees a key, else -inf: [B, 1, 1, T, S]."""
     seen_BxTxS = visible(query, key, window)
@@ -76,9 +85,7 @@ def _see(score, window, weights, q, k, v, query, key, state):
     # 0 at the first key that is seen: what blocks before it summed is forgotten.
     fade = jnp.exp(most - higher)
     total = total * fade + terms.sum(-1)
-    y = y * fade[..., None] + jnp.einsum(
-        "bgrts,bgsv->bgrtv", terms.astype(v.dtype), v, preferred_element_type=wide
-    )
+    y = y * fade[..., None] + product("bgrts,bgsv->bgrtv", terms.astype(v.dtype), v)
     return higher, total, y
 
 
@@ -95,10 +102,8 @@ def _slopes(score, window, weights, q, k, v, query, key, dy, mean, most):
     logits, pull = jax.vjp(measure, weights, q, jnp.swapaxes(k, -1, -2))
     wide = logits.dtype
     terms = jnp.exp(logits + _bias(query, key, window, wide) - most[..., None])
-    dv_BxGxVxS = jnp.einsum(
-        "bgrtv,bgrts->bgvs", dy, terms.astype(dy.dtype), preferred_element_type=wide
-    )
-    slope = jnp.einsum("bgrtv,bgsv->bgrts", dy, v, preferred_element_type=wide)
+    dv_BxGxVxS = product("bgrtv,bgrts->bgvs", dy, terms.astype(dy.dtype))
+    slope = product("bgrtv,bgsv->bgrts", dy, v)
     return *pull(terms * (slope - mean[..., None])), dv_BxGxVxS
 
 

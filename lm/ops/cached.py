@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lm.ops import attention, kv_cache
+from lm.ops.blockwise import product
 from lm.ops.kv_cache import Tokens
 from lm.sequence import Sequence
 
@@ -84,11 +85,10 @@ def _one(q_Bx1xHxK, k_Bx1xGxK, v_Bx1xGxV, cache, seq, score, weights, window, si
     total = terms_BxGxRx1xC.sum(-1, keepdims=True) + own_BxGxRx1x1
     if sinks_H is not None:
         total += jnp.exp(sinks - most)
-    y_BxGxRx1xV = jnp.einsum(
+    y_BxGxRx1xV = product(
         "bgrts,bgsv->bgrtv",
         (terms_BxGxRx1xC / total).astype(v_Bx1xGxV.dtype),
         cache["value"],
-        preferred_element_type=wide,
     )
     y_BxGxRx1xV += own_BxGxRx1x1 / total * v_BxGx1x1xV
     y_Bx1xHxV = y_BxGxRx1xV.reshape(B, 1, H, V).astype(v_Bx1xGxV.dtype)
