@@ -2,12 +2,13 @@
 
 Greedy decoding with drawn float32 parameters, in whole programs of one token; a prompt
 of 64 tokens before it. `bound`: the time in which all bytes of the parameters are read
-once, at the bandwidth measured in the same run. The peer is GPT2LMHeadModel of
-transformers with its cache, the faster of `generate` and of a bare loop over the model.
+once, at the bandwidth measured in turns with them. The peer is GPT2LMHeadModel of
+transformers with its cache in a process of its own, the faster of `generate` and of a
+bare loop over the model.
 """
 
-import statistics
-import time
+import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -15,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.harness import Row
-from lm import bench, generate
+from benchmarks.harness import Apart, Row
+from lm import bench, generate, limits
 from lm import config as configs
 
 TOKENS, PROMPT, REPEATS = 24, 64, 5
+PEER = "benchmarks.decode:peer"
 FAR = 2**16
 SHAPE = {"model.width": "256", "model.depth": "6", "model.mlp_width": "704"}
 # One shape, so that what differs is the mixer.
@@ -42,8 +44,8 @@ def gpt2(weights: str):
     return bench.weights(config, 50257, weights)
 
 
-def peers(batch: int) -> dict[str, Callable[[int], None]]:
-    """transformers' GPT-2 of the same size: each adds so many tokens to a prompt."""
+def peer(form: str, batch: int, tokens: int) -> Callable[[], None]:
+    """transformers' GPT-2 of the same size, which adds so many tokens to a prompt."""
     import torch
     import transformers
 
@@ -53,56 +55,60 @@ def peers(batch: int) -> dict[str, Callable[[int], None]]:
     ones = torch.ones_like(prompt)
 
     @torch.inference_mode()
-    def generate(tokens: int) -> None:
+    def generate() -> None:
         size = {"max_new_tokens": tokens, "min_new_tokens": tokens}
         model.generate(
             prompt, attention_mask=ones, do_sample=False, pad_token_id=0, **size
         )
 
     @torch.inference_mode()
-    def loop(tokens: int) -> None:
+    def loop() -> None:
         ids, past = prompt, None
         for _ in range(tokens):
             out = model(ids, past_key_values=past, use_cache=True)
             past, ids = out.past_key_values, out.logits[:, -1:].argmax(-1)
 
-    return {"generate": generate, "loop": loop}
+    return {"generate": generate, "loop": loop}[form]
 
 
-def ours(model, params, batch: int) -> Callable[[int], None]:
+def ours(model, params, batch: int, tokens: int) -> Callable[[], None]:
     rng = np.random.default_rng(0)
     prompts = list(rng.integers(0, model.vocab_size, (batch, PROMPT), np.int32))
     greedy = generate.Sampling(temperature=0.0)
-    return lambda n: generate.continuations(model, params, prompts, n, greedy)
+    return lambda: generate.continuations(model, params, prompts, tokens, greedy)
 
 
-def turns(programs: dict[str, Callable[[int], None]]) -> dict[str, float]:
-    """Median milliseconds a token of each, in turns; a first token is not counted."""
-    times = {name: [] for name in programs}
-    for _ in range(REPEATS):
-        for name, program in programs.items():
-            spent = []
+def tokens_in_turns(forms: dict[str, Callable]) -> tuple[dict[str, float], float]:
+    """(milliseconds a token of each form, bytes/s read): of runs of 1 and 1 + TOKENS.
+
+    forms: tokens -> a program that generates so many.
+    """
+    read, size = limits.reading()
+    with contextlib.ExitStack() as stack:
+        programs = {"read": read}
+        for name, form in forms.items():
             for tokens in (1, 1 + TOKENS):
-                start = time.perf_counter()
-                program(tokens)
-                spent.append(time.perf_counter() - start)
-            times[name].append(1e3 * (spent[1] - spent[0]) / TOKENS)
-    return {name: statistics.median(found) for name, found in times.items()}
+                program = form(tokens)
+                if isinstance(program, Apart):
+                    stack.enter_context(program)
+                programs[name, tokens] = program
+        ms = harness.medians(programs, REPEATS)
+    spent = lambda name: (ms[name, 1 + TOKENS] - ms[name, 1]) / TOKENS
+    return {name: spent(name) for name in forms}, 1e3 * size / ms["read"]
 
 
 def against_the_peer() -> Iterator[Row]:
-    bandwidth = harness.read_bandwidth()
     model, params = gpt2("float32")
     small = gpt2("int8")[1]
-    bound = 1e3 * bench.size(params) / bandwidth
     for batch, least, stretch in ((1, 1.6, 2), (8, 2, None)):
-        programs = peers(batch)
-        programs["ours"] = ours(model, params, batch)
-        programs["int8"] = ours(model, small, batch)
-        for program in programs.values():
-            program(1 + TOKENS)
-        ms = turns(programs)
-        peer = min(ms["generate"], ms["loop"])
+        forms = {
+            "ours": functools.partial(ours, model, params, batch),
+            "int8": functools.partial(ours, model, small, batch),
+            "generate": functools.partial(Apart, PEER, "generate", batch),
+            "loop": functools.partial(Apart, PEER, "loop", batch),
+        }
+        ms, bandwidth = tokens_in_turns(forms)
+        bound = 1e3 * bench.size(params) / bandwidth
         name = f"GPT-2 124M, batch {batch}"
         found = {"ours ms": ms["ours"], "bound ms": bound, "GB/s": bandwidth / 1e9}
         if batch == 1:
@@ -115,7 +121,7 @@ def against_the_peer() -> Iterator[Row]:
             )
         yield Row(
             f"{name} against transformers",
-            peer / ms["ours"],
+            min(ms["generate"], ms["loop"]) / ms["ours"],
             least=least,
             stretch=stretch,
             values={
@@ -176,45 +182,37 @@ def at_any_length() -> Iterator[Row]:
                 "prefill tokens/s": far.prefill,
             },
         )
-        FOUND[name] = ms["far"] / TOKENS
 
 
-FOUND: dict[str, float] = {}  # milliseconds a token of the mixers of constant state
+def by_context() -> Iterator[Row]:
+    """Attention's time a token by context, in turns with mixers of constant state.
 
-
-def of_attention() -> Iterator[Row]:
-    """Attention's time a token by context, and where it passes the constant ones.
-
-    All slots of its cache are read, whether they hold a token or not, so the longest
-    cache is timed behind a short prompt.
+    All slots of a cache are read, whether they hold a token or not, so a long one is
+    timed behind a short prompt.
     """
-    model, params = shaped({"model.pattern": "attention"})
-    if not FOUND:
-        list(at_any_length())
+    steps = 2 * REPEATS * TOKENS + 64
     decoders = {}
+    model, params = shaped({"model.pattern": "attention"})
     for context in CONTEXTS:
-        prompt = min(context, 4096)
-        decoders[context] = bench.Decoder(model, params, 1, prompt, context + 512)
-    ms = harness.medians(
-        {str(n): lambda d=d: d(TOKENS) for n, d in decoders.items()}, REPEATS
-    )
-    ms = {n: ms[str(n)] / TOKENS for n in CONTEXTS}
-    for context in CONTEXTS[1:]:
+        room = context + steps
+        decoders[context] = bench.Decoder(model, params, 1, min(context, 4096), room)
+    for name, pattern in FLAT.items():
+        decoders[name] = bench.Decoder(*shaped(pattern), 1, CONTEXTS[0], FAR)
+    runs = {name: lambda d=d: d(TOKENS) for name, d in decoders.items()}
+    ms = {k: v / TOKENS for k, v in harness.medians(runs, REPEATS).items()}
+    constant = {f"{name} ms": ms[name] for name in FLAT}
+    for context in CONTEXTS:
+        slots = context + steps
+        values = {"attention ms": ms[context]} | constant
+        values["state bytes"] = decoders[context].state_bytes
         yield Row(
-            f"attention, width 256, depth 6: a token after {context:,}, by that at 64",
-            ms[context] / ms[CONTEXTS[0]],
-            values={"ms": ms[context], "state bytes": decoders[context].state_bytes},
-        )
-    for name, constant in FOUND.items():
-        longer = [n for n in CONTEXTS if ms[n] > constant]
-        yield Row(
-            f"context from which {name} is faster than attention (of those timed)",
-            longer[0] if longer else float("inf"),
-            values={f"{name} ms": constant, "attention ms": ms[CONTEXTS[0]]},
+            f"attention, width 256, depth 6: a token over {slots:,} slots, by LSTM's",
+            ms[context] / ms["lstm"],
+            values=values,
         )
 
 
-CASES = {"gpt2": against_the_peer, "constant": at_any_length, "attention": of_attention}
+CASES = {"gpt2": against_the_peer, "constant": at_any_length, "context": by_context}
 
 
 def measure(names: list[str]) -> Iterator[Row]:

@@ -1,12 +1,16 @@
 """How every benchmark here measures: alternating medians, ratios first, limits beside.
 
-Times of one comparison come from one process, in turns, each timed call after an
-untimed one of the same program: a call after another's finds cold caches and pages.
+Programs of one comparison run in turns, each timed call after an untimed one of its
+own: a call after another's finds cold caches and pages.
 """
 
 import argparse
+import importlib
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -50,7 +54,7 @@ class Row:
 
 
 def medians(
-    programs: dict[str, Callable], repeats: int = REPEATS, calls: int = 1
+    programs: dict[str, "Callable | Apart"], repeats: int = REPEATS, calls: int = 1
 ) -> dict[str, float]:
     """Median milliseconds a call of each program, which returns when its work is done.
 
@@ -60,12 +64,68 @@ def medians(
     times = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
-            program()
-            start = time.perf_counter()
-            for _ in range(calls):
-                program()
-            times[name].append(1e3 * (time.perf_counter() - start) / calls)
+            if isinstance(program, Apart):
+                times[name].append(program.milliseconds(calls))
+            else:
+                times[name].append(_milliseconds(program, calls))
     return {name: statistics.median(found) for name, found in times.items()}
+
+
+class Apart:
+    """A program in a process of its own, for `medians`; idle but when it is timed.
+
+    For peers whose threads or memory would meet ours in one process. The memory of both
+    is taken as suits them best: ours in huge pages, torch's kept when it is freed.
+
+    Args:
+      make: "module:function" that returns the program, a callable; arguments: its own.
+    """
+
+    def __init__(self, make: str, *arguments):
+        command = [sys.executable, "-c", CHILD, make, json.dumps(arguments)]
+        environment = os.environ | {"GLIBC_TUNABLES": KEPT}
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._child = subprocess.Popen(command, env=environment, **pipes)
+
+    def milliseconds(self, calls: int) -> float:
+        """Of a call, after an untimed one."""
+        self._child.stdin.write(f"{calls}\n")
+        self._child.stdin.flush()
+        line = self._child.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the peer ended with {self._child.wait()}")
+        return float(line)
+
+    def __enter__(self) -> "Apart":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._child.stdin.close()
+        self._child.wait()
+
+
+KEPT = (
+    "glibc.malloc.trim_threshold=100000000000:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.arena_max=1"
+)
+CHILD = "import sys; from benchmarks import harness; harness.serve(*sys.argv[1:])"
+
+
+def serve(make: str, arguments: str) -> None:
+    """The child of `Apart`: makes a program, and times it whenever it is asked to."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    module, function = make.split(":")
+    program = getattr(importlib.import_module(module), function)(*json.loads(arguments))
+    for line in sys.stdin:
+        print(_milliseconds(program, int(line)), file=answers, flush=True)
+
+
+def _milliseconds(program: Callable, calls: int) -> float:
+    program()
+    start = time.perf_counter()
+    for _ in range(calls):
+        program()
+    return 1e3 * (time.perf_counter() - start) / calls
 
 
 def blocked(function: Callable, *arguments) -> Callable:

@@ -16,7 +16,7 @@ from benchmarks.harness import Row, blocked, main, medians
 from lm import sequence
 from lm.ops import delta, dplr, linear, mlstm, naive, selective
 
-B, T, H, K, V = 2, 1024, 4, 64, 64
+SHAPE = B, T, H, K, V = 2, 1024, 4, 64, 64
 
 
 def normal(*shape: int, seed: int) -> np.ndarray:

@@ -2,11 +2,11 @@
 those of transformers on torch, eager and compiled; NAME: gpt2, llama, memory.
 
 float32, AdamW and clipping on both sides, one batch that lies in memory, the loss
-fetched at each step. Peak memory is of processes of their own: parameters, moments and
-three steps; our compilation, whose program may come from a cache, is apart.
+fetched at each step; each side in a process of its own. Peak memory is of parameters,
+moments and three steps; our compilation, whose program may come from a cache, is apart.
 """
 
-import copy
+import contextlib
 import subprocess
 import sys
 import time
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.harness import Row, main, matmul_peak, medians, peak_memory
+from benchmarks.harness import Apart, Row, main, matmul_peak, medians, peak_memory
 from lm import config as configs
 from lm import optim, sequence, sharding
 from lm.data import Batch
@@ -118,21 +118,28 @@ def flops(case: Case) -> int:
     return 3 * B * T * (L * layer + 2 * D * case.V)
 
 
-def steps(name: str, compiled: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Milliseconds of each contestant's step, and seconds of each compilation."""
+def peer(name: str, form: str) -> Callable[[], float]:
+    """A step of transformers, "eager" or "torch.compile"; its process prints how long
+    the first took."""
     case = CASES[name]
     torch.manual_seed(0)
     model = case.peer(case.F, case.V)
-    step, seconds = ours(case)
-    contestants = {"ours": step, "eager": theirs(case, model)}
-    compilation = {"ours compiles s": seconds}
-    if compiled:
-        peer = theirs(case, torch.compile(copy.deepcopy(model)))
-        start = time.perf_counter()
-        peer()
-        compilation["torch.compile compiles s"] = time.perf_counter() - start
-        contestants["torch.compile"] = peer
-    return medians(contestants), compilation
+    run = theirs(case, torch.compile(model) if form == "torch.compile" else model)
+    start = time.perf_counter()
+    run()
+    print(f"  {name} {form}: first step {time.perf_counter() - start:.1f} s")
+    return run
+
+
+def steps(name: str, *forms: str) -> tuple[dict[str, float], float]:
+    """Milliseconds of each contestant's step, and seconds of our compilation."""
+    step, seconds = ours(CASES[name])
+    with contextlib.ExitStack() as stack:
+        contestants = {"ours": step}
+        for form in forms:
+            apart = Apart("benchmarks.training:peer", name, form)
+            contestants[form] = stack.enter_context(apart)
+        return medians(contestants), seconds
 
 
 def memory(side: str) -> None:
@@ -159,8 +166,9 @@ def peak(side: str) -> int:
 def measure(names: list[str]) -> Iterator[Row]:
     shape = f"B {B}, T {T}, D {D}, {L} layers"
     if not names or "gpt2" in names:
-        found, compilation = steps("gpt2", compiled=True)
+        found, seconds = steps("gpt2", "eager", "torch.compile")
         times = {f"{name} ms": ms for name, ms in found.items()}
+        times["ours compiles s"] = seconds
         name = f"GPT-2, {shape}, vocabulary {CASES['gpt2'].V}"
         compile_ratio = found["torch.compile"] / found["ours"]
         yield Row(
@@ -169,7 +177,7 @@ def measure(names: list[str]) -> Iterator[Row]:
             1.0,
             None,
             1.25,
-            times | compilation,
+            times,
         )
         yield Row(f"{name}: eager / ours", found["eager"] / found["ours"], 1.1)
         work, best = flops(CASES["gpt2"]), matmul_peak()
@@ -177,11 +185,12 @@ def measure(names: list[str]) -> Iterator[Row]:
         values = {"ours GFLOP/s": rate / 1e9, "matmul GFLOP/s": best / 1e9}
         yield Row(f"{name}: of the matmul peak", rate / best, 0.6, None, 0.75, values)
     if not names or "llama" in names:
-        found, compilation = steps("llama", compiled=False)
+        found, seconds = steps("llama", "eager")
         times = {f"{name} ms": ms for name, ms in found.items()}
+        times["ours compiles s"] = seconds
         name = f"Llama, {shape}, vocabulary {CASES['llama'].V}"
         ratio = found["eager"] / found["ours"]
-        yield Row(f"{name}: eager / ours", ratio, 1.1, values=times | compilation)
+        yield Row(f"{name}: eager / ours", ratio, 1.1, values=times)
     if not names or "memory" in names:
         mine, other = peak("ours"), peak("eager")
         values = {"ours MB": mine / 1e6, "eager MB": other / 1e6}

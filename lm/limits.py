@@ -18,15 +18,19 @@ def matmul_peak(repeats: int = REPEATS) -> float:
     return 2 * n**3 / _best(lambda: jax.block_until_ready(product(x)), repeats)
 
 
-def read_bandwidth(repeats: int = REPEATS) -> float:
-    """Bytes/s at which a matrix too large for any cache is read, for its product with
-    a vector: the best of several, of jax's product and numpy's sum."""
+def reading() -> tuple[Callable[[], object], int]:
+    """(a program that reads a matrix too large for any cache, the bytes it reads)."""
     rows, width = 16384, 4096
-    x = np.random.default_rng(0).standard_normal((rows, width), np.float32)
-    vector, matrix = jnp.ones(width, jnp.float32), jnp.asarray(x)
+    matrix = jnp.ones((rows, width), jnp.float32)
     product = jax.jit(lambda x, v: x @ v)
-    seconds = _best(lambda: jax.block_until_ready(product(matrix, vector)), repeats)
-    return x.nbytes / min(seconds, _best(lambda: x.sum(), repeats))
+    vector = jnp.ones(width, jnp.float32)
+    return lambda: jax.block_until_ready(product(matrix, vector)), matrix.nbytes
+
+
+def read_bandwidth(repeats: int = REPEATS) -> float:
+    """Bytes/s of `reading`, the best of several."""
+    program, size = reading()
+    return size / _best(program, repeats)
 
 
 def _best(program: Callable, repeats: int) -> float:

@@ -172,12 +172,13 @@ def speed(name: str, times: dict) -> str:
     """Time and temporaries of the per-token scan over those of the op."""
     if name not in TIMED:
         return "-"
-    row = next(row for row in times["rows"] if row["op"] == TIMED[name])
-    return f"{row['times_faster']:.1f}x, {row['times_smaller']:.1f}x"
+    row = next(row for row in times["rows"] if row["name"] == TIMED[name])
+    return f"{row['ratio']:.1f}x, {row['values']['times smaller']:.1f}x"
 
 
 def page() -> str:
     """All of docs/mixers.md."""
+    from benchmarks import ops
     from tests import oracles
 
     errors, times = json.loads(ERRORS.read_text()), json.loads(TIMES.read_text())
@@ -197,10 +198,10 @@ def page() -> str:
         lines.append(
             "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
         )
-    size, where = times["size"], times["machine"]
+    where, (B, T, H, K, V) = times["machine"], ops.SHAPE
     return PAGE_TEXT.format(
         count=len(MIXERS),
-        shape=f"B {size['B']}, T {size['T']}, H {size['H']}, K = V = {size['K']}",
+        shape=f"B {B}, T {T}, H {H}, K {K}, V {V}",
         where=f"{where['cpus']} cores of {where['device']}",
         lines="\n".join(lines),
     )

@@ -240,17 +240,17 @@ def _forward(order, score, window, block, *inputs):
     most, total, y = ORDERS[order][0](score, window, block, *inputs)
     # It is 1 or more where a key is seen: the largest term is 1.
     total = jnp.maximum(total, 1)
-    y = y / total[..., None]
-    return y.astype(inputs[2].dtype), (inputs, y, most, total)
+    y = (y / total[..., None]).astype(inputs[2].dtype)
+    return y, (inputs, y, most, total)
 
 
 def _backward(order, score, window, block, saved, dy):
     inputs, y, most, total = saved
     q, k, v, weights, sinks, _, _ = inputs
+    # Rounded before its product with y: what the softmax's gradient takes apart agrees.
     dy = (dy.astype(most.dtype) / total[..., None]).astype(v.dtype)
-    # Of what the blocks read: they subtract it from their products with the same dy.
     # As a product: sums over a short last axis are ten times slower on a CPU.
-    mean = jnp.einsum("bgrtv,bgrtv->bgrt", dy.astype(most.dtype), y)
+    mean = product("bgrtv,bgrtv->bgrt", dy.astype(most.dtype), y.astype(most.dtype))
     sides = dy, mean, most
     dweights, dq, dk, dv = ORDERS[order][1](score, window, block, inputs, *sides)
     dsinks = None
