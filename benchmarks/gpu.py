@@ -9,9 +9,7 @@ products for, to see that it runs; its figures mean nothing.
 """
 
 import functools
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -21,11 +19,9 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Row, blocked, medians
-from lm import bench, count, optim, sequence, sharding
+from lm import bench, count, sequence
 from lm import config as configs
-from lm.data import Batch
 from lm.ops import attention, delta, diagonal, kv_cache, linear
-from lm.program import Program
 from lm.sequence import Sequence
 
 # FLOP/s of dense bfloat16 products, by a part of the device's kind; the first wins.
@@ -137,20 +133,7 @@ def training(path: str, changes: dict, size: Size) -> Training:
     sizes = {"data.context": context, "train.batch_tokens": rows * context}
     sizes["model.dtype"] = size.dtype
     config = configs.resolve(configs.load(path, COMMON | sizes | changes))
-    program = Program(config, size.vocab)
-    ids = np.random.default_rng(0).integers(0, size.vocab, (rows, context + 1))
-    ids = ids.astype(np.int32)
-    weights = np.ones((rows, context), np.float32)
-    seq = Sequence(*sequence.full(rows, context)[:4])
-    batch = sharding.put(program.mesh, Batch(ids[:, :-1], ids[:, 1:], weights, seq))
-    state, hyper = program.init(np.int32(0)), optim.hyper(config, 1000, 10)
-    step = program.train_step
-
-    def run() -> None:
-        nonlocal state
-        state, metrics = step(state, batch, hyper)
-        jax.block_until_ready((state, metrics))
-
+    run, program = harness.train_step(config, size.vocab)
     costs = count.summary(program.model, context, rows * context)
     return Training(run, rows * context, 3 * costs["flops_per_token"], costs["params"])
 
@@ -330,13 +313,8 @@ def decode(size: Size) -> Iterator[Row]:
     bandwidth = harness.read_bandwidth()
     bound = 1e3 * bench.size(params) / bandwidth
     for batch in (1, 8):
-        decoder, times = bench.Decoder(model, params, batch, size.context // 4), []
-        for _ in range(harness.REPEATS):
-            decoder()
-            begin = time.perf_counter()
-            decoder(8)
-            times.append(1e3 * (time.perf_counter() - begin) / 8)
-        token = statistics.median(times)
+        decoder = bench.Decoder(model, params, batch, size.context // 4)
+        token = decoder.milliseconds(8)
         values = {
             "ms a token": token,
             "bound ms": bound,

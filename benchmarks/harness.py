@@ -17,10 +17,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from lm import optim, sequence, sharding
+from lm.data import Batch
 from lm.limits import matmul_peak, read_bandwidth
 from lm.memory import use_huge_pages
+from lm.program import Program, program
 from lm.runtime import machine
+from lm.sequence import Sequence
 
 REPEATS = 7
 
@@ -63,11 +68,11 @@ def medians(
     """
     times = {name: [] for name in programs}
     for _ in range(repeats):
-        for name, program in programs.items():
-            if isinstance(program, Apart):
-                times[name].append(program.milliseconds(calls))
+        for name, run in programs.items():
+            if isinstance(run, Apart):
+                times[name].append(run.milliseconds(calls))
             else:
-                times[name].append(_milliseconds(program, calls))
+                times[name].append(_milliseconds(run, calls))
     return {name: statistics.median(found) for name, found in times.items()}
 
 
@@ -102,6 +107,30 @@ class Apart:
     def __exit__(self, *error) -> None:
         self._child.stdin.close()
         self._child.wait()
+
+
+def train_step(config, vocab_size: int) -> tuple[Callable[[], float], Program]:
+    """(a training step on a batch that lies in memory, which returns its loss; whose).
+
+    Args:
+      config: resolved; its batch of data.context tokens a row.
+    """
+    compiled = program(config, vocab_size)
+    context = config.data.context
+    rows = config.train.batch_tokens // context
+    ids = np.random.default_rng(0).integers(0, vocab_size, (rows, context + 1))
+    ids, weights = ids.astype(np.int32), np.ones((rows, context), np.float32)
+    seq = Sequence(*sequence.full(rows, context)[:4])
+    batch = sharding.put(compiled.mesh, Batch(ids[:, :-1], ids[:, 1:], weights, seq))
+    step, hyper = compiled.train_step, optim.hyper(config, 1000, 10)
+    state = None
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = step(state or compiled.init(np.int32(0)), batch, hyper)
+        return float(metrics["loss"])
+
+    return run, compiled
 
 
 KEPT = (

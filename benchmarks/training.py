@@ -13,16 +13,20 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
 
-from benchmarks.harness import Apart, Row, main, matmul_peak, medians, peak_memory
+from benchmarks.harness import (
+    Apart,
+    Row,
+    main,
+    matmul_peak,
+    medians,
+    peak_memory,
+    train_step,
+)
 from lm import config as configs
-from lm import optim, sequence, sharding
-from lm.data import Batch
-from lm.program import program
 
 B, T, D, L, H = 8, 256, 256, 6, 8
 COMMON = {
@@ -78,20 +82,7 @@ def ours(case: Case) -> tuple[Callable[[], float], float]:
     """(a step that returns its loss, seconds that its compilation took)."""
     overrides = COMMON | case.overrides | {"model.mlp_width": case.F}
     config = configs.resolve(configs.load(case.config, overrides))
-    compiled = program(config, case.V)
-    step, hyper = compiled.train_step, optim.hyper(config, 1000, 10)
-    state = None
-    ids = tokens(case.V)
-    batch = Batch(
-        ids[:, :-1], ids[:, 1:], np.ones((B, T), np.float32), sequence.full(B, T)
-    )
-    batch = sharding.put(compiled.mesh, batch)
-
-    def run() -> float:
-        nonlocal state
-        state, metrics = step(state or compiled.init(jnp.int32(0)), batch, hyper)
-        return float(metrics["loss"])
-
+    run, compiled = train_step(config, case.V)
     return run, compiled.compile_seconds
 
 
