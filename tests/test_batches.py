@@ -16,6 +16,7 @@ def numbered(n, documents=(0,)):
     return SimpleNamespace(
         tokens=lambda split: np.arange(n, dtype=np.uint16),
         documents=lambda split: np.asarray(documents, np.int64),
+        opened=lambda split, token_B: np.searchsorted(documents, token_B, "right"),
     )
 
 
@@ -72,8 +73,10 @@ def test_a_batch_is_that_of_the_plain_form(corpus, data, rows, length):
     stop = [draw(low, n - 1) for low in origin]
     arguments = map(np.array, (documents, origin, start, stop))
     tokens = np.random.default_rng(n).integers(0, 256, n, np.uint8)
-    arguments = (tokens, *arguments, length)
-    assert facts(loader._batch(*arguments)) == facts(plain(*arguments))
+    documents, *edges = arguments
+    opened = np.searchsorted(documents, edges[1], "right")
+    batch = loader._batch(tokens, documents, opened, *edges, length)
+    assert facts(batch) == facts(plain(tokens, documents, *edges, length))
 
 
 def check(batch, documents, fresh):

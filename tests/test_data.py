@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data import CORPORA, TOKENIZERS, prepare
+from lm.data import CORPORA, TOKENIZERS, prepare, tokens
 from lm.data.tokens import SPLITS
 from tests.corpora import config, everything
 
@@ -117,6 +117,17 @@ def test_errors_name_key_value_and_fix(tmp_path, changes, message):
 def test_a_file_without_text_is_refused(tmp_path, raw):
     with pytest.raises(ValueError, match=rf"holds no text \({len(raw)} bytes\)"):
         prepare(config(tmp_path, raw))
+
+
+@pytest.mark.parametrize("coarse", [1, 4, 7, 4096])
+def test_documents_are_found_in_a_part_of_their_list(tmp_path, monkeypatch, coarse):
+    monkeypatch.setattr(tokens, "COARSE", coarse)
+    lines = b"".join(b"x" * (n % 5) + b"\n" for n in range(60))
+    corpus = prepare(config(tmp_path, lines, document="line", split=(0.5, 0.25, 0.25)))
+    for split in SPLITS:
+        every = np.arange(len(corpus.tokens(split)))
+        want = np.searchsorted(corpus.documents(split), every, "right")
+        np.testing.assert_array_equal(corpus.opened(split, every), want)
 
 
 def test_splits_are_contiguous_and_capped(tmp_path):

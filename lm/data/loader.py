@@ -54,6 +54,7 @@ class TrainBatches:
         return _batch(
             self._corpus.tokens("train"),
             self._corpus.documents("train"),
+            self._corpus.opened("train", start_B),
             start_B,
             start_B,
             start_B + self._context,
@@ -72,8 +73,11 @@ def window_batches(
     for first in range(0, inputs, rows * context):
         start_B = first + np.arange(rows) * context
         stop_B = np.minimum(start_B + context, inputs)
-        tokens = corpus.tokens(split)
-        yield _batch(tokens, documents, start_B, start_B, stop_B, context)
+        tokens, opened_B = (
+            corpus.tokens(split),
+            np.searchsorted(documents, start_B, "right"),
+        )
+        yield _batch(tokens, documents, opened_B, start_B, start_B, stop_B, context)
 
 
 def stream_batches(
@@ -91,14 +95,17 @@ def stream_batches(
     stop_B = np.minimum(origin_B + part, inputs)
     for first in range(0, part, chunk):
         tokens, start_B = corpus.tokens(split), origin_B + first
-        yield _batch(tokens, documents, origin_B, start_B, stop_B, chunk)
+        opened_B = np.searchsorted(documents, start_B, "right")
+        yield _batch(tokens, documents, opened_B, origin_B, start_B, stop_B, chunk)
 
 
-def _batch(tokens_N, documents_D, origin_B, start_B, stop_B, length: int) -> Batch:
+def _batch(
+    tokens_N, documents_D, opened_B, origin_B, start_B, stop_B, length: int
+) -> Batch:
     """Batch whose row r reads tokens start[r] up to stop[r], padded to `length`.
 
-    origin[r] <= start[r] is where the state of row r started afresh. Documents are
-    looked up where a row begins, not for every token: a search touches many pages.
+    origin[r] <= start[r] is where the state of row r started afresh; opened[r]
+    documents start at or before start[r].
     """
     B = len(start_B)
     stop_B = np.minimum(stop_B, start_B + length)
@@ -109,8 +116,7 @@ def _batch(tokens_N, documents_D, origin_B, start_B, stop_B, length: int) -> Bat
             row_T[: stop + 1 - start] = tokens_N[start : stop + 1]
 
     # Documents that open in a row after its first token, or with its last target.
-    first_B = np.searchsorted(documents_D, start_B, side="right")
-    near = [documents_D[first : first + length + 1] for first in first_B]
+    near = [documents_D[first : first + length + 1] for first in opened_B]
     opening = [
         d[: np.searchsorted(d, n, "right")] for d, n in zip(near, stop_B, strict=True)
     ]
@@ -120,7 +126,7 @@ def _batch(tokens_N, documents_D, origin_B, start_B, stop_B, length: int) -> Bat
     opens_BxT[row_D, place_D] = True
 
     began_BxT = np.empty((B, length + 1), np.int32)  # the last reset, from row's start
-    began_BxT[:] = (np.maximum(documents_D[first_B - 1], origin_B) - start_B)[:, None]
+    began_BxT[:] = (np.maximum(documents_D[opened_B - 1], origin_B) - start_B)[:, None]
     began_BxT[row_D, place_D] = place_D
     began_BxT = np.maximum.accumulate(began_BxT[:, :-1], axis=1)
     reset_BxT = opens_BxT[:, :-1] & valid_BxT

@@ -17,6 +17,7 @@ from lm.data.corpora import CORPORA, INVALID_UTF8, POLICY_COUNTS, Source, clean
 from lm.errors import ConfigError
 
 FORMAT = 1  # raise it when the same source would give other tokens or documents
+COARSE = 4096  # places of the list of documents that are held in memory
 SPLITS = ("train", "validation", "test")
 
 
@@ -97,6 +98,12 @@ class Corpus:
         edges = [[start + 1, stop] for start, stop in self._bounds.values()]
         found = np.searchsorted(documents, edges).tolist()
         self._inside = dict(zip(self._bounds, found, strict=True))
+        # One in `step`, read and not mapped: see `opened`.
+        step = max(len(documents) // COARSE, 1)
+        at = range(documents.offset, documents.offset + documents.nbytes, 8 * step)
+        file = self._documents.file.fileno()
+        entries = b"".join(os.pread(file, 8, place) for place in at)
+        self._coarse, self._step = np.frombuffer(entries, documents.dtype), step
         self.fingerprint: str = _digest(key=stored["key"], splits=self._bounds)
         # Files of equal content share a token file: the names are this caller's own.
         self.manifest: dict = stored | dict(
@@ -122,6 +129,21 @@ class Corpus:
         if start == 0:
             return self._documents()[:last]
         return np.concatenate([[0], self._documents()[first:last] - start])
+
+    def opened(self, split: str, token_B) -> np.ndarray:
+        """How many documents of the split start at or before each token, [B].
+
+        As np.searchsorted(documents(split), token_B, "right"), which in a large corpus
+        looks at places all over the file: the system may count 2 MB as memory for each.
+        """
+        documents_D = self.documents(split)
+        if self._split(split)[0]:
+            return np.searchsorted(documents_D, token_B, "right")
+        step = self._step
+        last_B = np.searchsorted(self._coarse, token_B, "right") - 1
+        near = [documents_D[n * step : (n + 1) * step] for n in last_B]
+        pairs = zip(near, token_B, strict=True)
+        return last_B * step + [np.searchsorted(d, t, "right") for d, t in pairs]
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """int32 [N]."""
