@@ -1,7 +1,5 @@
 """The recurrences, dense and diagonal, against plain float64 loops."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,12 +75,12 @@ def plain_scan(cell, params, kernel, x, state, start, seq):
 
 
 CELLS = {
-    "tanh": (functools.partial(rnn.elman_cell, jnp.tanh), 1, 1),
-    "relu": (functools.partial(rnn.elman_cell, rnn.clipped_relu), 1, 1),
-    "lstm": (rnn.lstm_cell, 4, 2),
-    "gru": (rnn.gru_cell, 3, 1),
-    "slstm": (functools.partial(rnn.slstm_cell, rnn.FORGET["sigmoid"]), 4, 4),
-    "slstm_exp": (functools.partial(rnn.slstm_cell, rnn.FORGET["exp"]), 4, 4),
+    "tanh": (rnn.ELMAN["tanh"], 1, 1),
+    "relu": (rnn.ELMAN["relu"], 1, 1),
+    "lstm": (rnn.LSTM, 4, 2),
+    "gru": (rnn.GRU, 3, 1),
+    "slstm": (rnn.SLSTM["sigmoid"], 4, 4),
+    "slstm_exp": (rnn.SLSTM["exp"], 4, 4),
 }
 
 
@@ -124,7 +122,7 @@ def test_nonlinear_recurrence_and_its_adjoint(name, length, chunk, heads, monkey
 
 def test_a_new_stabiliser_is_the_input_gate_itself():
     """n = 0 holds no token: its m is no exponent, however large."""
-    cell = functools.partial(rnn.slstm_cell, jax.nn.log_sigmoid)
+    cell = rnn.SLSTM["sigmoid"]
     x = jnp.array([[-900.0, 3.0, 0.5, 0.2]])
     zero = jnp.zeros((1, 1))
     for stale in (0.0, 700.0):
@@ -141,7 +139,7 @@ def test_the_gradient_of_the_recurrent_matrix_is_one_product():
     seq = rows(6)
     state = np.zeros((4, H)), np.zeros((4, H))
     x, kernel = values(4, 6, 4 * H), values(H, 4 * H)
-    loss = lambda R: jnp.sum(rnn.scan(rnn.lstm_cell, (), R, x, state, state, seq)[0])
+    loss = lambda R: jnp.sum(rnn.scan(rnn.LSTM, (), R, x, state, state, seq)[0])
 
     def products(jaxpr, runs=1):
         for eqn in jaxpr.eqns:

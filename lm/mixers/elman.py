@@ -3,8 +3,6 @@
 Elman 1990; with relu it is born as the IRNN of Le et al. 2015 (arXiv 1504.00941).
 """
 
-import functools
-
 import jax.numpy as jnp
 
 from lm import layers
@@ -22,7 +20,7 @@ class Elman(Recurrent):
     activation: str = "tanh"
 
     gates = 1
-    choices = {"activation": tuple(rnn.ACTIVATIONS)}
+    choices = {"activation": tuple(rnn.ELMAN)}
 
     def input_init(self, key, shape, dtype):
         if self.activation == "relu":
@@ -35,7 +33,7 @@ class Elman(Recurrent):
         return layers.orthogonal_gates(key, shape, dtype)
 
     def make_cell(self, seq: Sequence):
-        return functools.partial(rnn.elman_cell, rnn.ACTIVATIONS[self.activation]), ()
+        return rnn.ELMAN[self.activation], ()
 
     def initial_state(self, batch: int, capacity: int):
         return self.zeros(batch)

@@ -38,7 +38,7 @@ class Recurrent(Mixer):
     bias_init: ClassVar[Callable] = staticmethod(layers.zeros)
     recurrent_init: ClassVar[Callable] = staticmethod(layers.orthogonal_gates)
 
-    def make_cell(self, seq: Sequence) -> tuple[Callable, Any]:
+    def make_cell(self, seq: Sequence) -> tuple[rnn.Cell, Any]:
         """(cell, its parameters) for rnn.scan."""
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ class GRU(Gated):
 
     def make_cell(self, seq: Sequence):
         H = self.hidden or self.width
-        return rnn.gru_cell, parameter(self, "candidate_bias", zeros, (H,), seq)
+        return rnn.GRU, parameter(self, "candidate_bias", zeros, (H,), seq)
 
     def initial_state(self, batch: int, capacity: int):
         return self.zeros(batch)

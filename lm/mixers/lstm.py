@@ -14,7 +14,7 @@ class LSTM(Gated):
     gates = 4
 
     def make_cell(self, seq: Sequence):
-        return rnn.lstm_cell, ()
+        return rnn.LSTM, ()
 
     def initial_state(self, batch: int, capacity: int):
         return self.zeros(batch), self.zeros(batch)

@@ -5,8 +5,6 @@ exponential; all matrices are block-diagonal over heads. A short convolution fee
 f, and a norm of each head follows, as in the block of the paper's figure 10.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,7 +27,7 @@ class SLSTM(Mixer):
     conv_width: int | None = 4
     forget: str = "sigmoid"
 
-    choices = {"forget": tuple(rnn.FORGET)}
+    choices = {"forget": tuple(rnn.SLSTM)}
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
@@ -53,7 +51,7 @@ class SLSTM(Mixer):
         )
         z_BxTxF = jnp.concatenate(gates, -1)
         h_BxTxD, new["cell"] = rnn.scan(
-            functools.partial(rnn.slstm_cell, rnn.FORGET[self.forget]),
+            rnn.SLSTM[self.forget],
             (),
             kernel_HxKxF.astype(x_BxTxD.dtype),
             z_BxTxF.astype(layers.accumulator(self.dtype)) + bias_F,

@@ -7,14 +7,34 @@ a whole chunk, and only h R, its transpose and what hangs on them go token by to
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
 
 from lm.sequence import Sequence
 
 # Rows of the products of one chunk (its tokens times the batch), by backend.
 ROWS = {"cpu": 1024}
+
+
+class Cell(NamedTuple):
+    """A pointwise cell and its derivative, taken in two parts.
+
+    Attributes:
+      step: (params, before, z_BxF, r_BxF) -> (state, saved).
+      slopes: (params, before, state, saved) -> pull, of a whole chunk at once; and
+        pull(d_state) -> (d_params, d_before, dz, dr), token by token and once more for
+        the chunk.
+    """
+
+    step: Callable
+    slopes: Callable
+
+    def __call__(self, params, state, z_BxF, r_BxF):
+        return self.step(params, state, z_BxF, r_BxF)[0]
 
 
 def product(h_BxH, kernel):
@@ -104,18 +124,19 @@ def _forward(cell, params, kernel, weights, x_NxCxBxD, state, start, reset, vali
         z_BxF, reset_B, valid_B = token
         before = _choose(reset_B, start, state)
         r_BxF = product(_hidden(before), kernel)
-        state = _choose(valid_B, cell(params, before, z_BxF, r_BxF), before)
-        return state, (state, r_BxF)
+        state, saved = cell.step(params, before, z_BxF, r_BxF)
+        state = _choose(valid_B, state, before)
+        return state, (state, saved)
 
     def chunk(state, tokens):
         x_CxBxD, reset_CxB, valid_CxB = tokens
         z_CxBxF = _inputs(weights, x_CxBxD)
         last, made = jax.lax.scan(step, state, (z_CxBxF, reset_CxB, valid_CxB))
-        return last, (state, z_CxBxF, *made)
+        return last, (state, *made)
 
     tokens = (x_NxCxBxD, reset, valid)
-    last, (entries, z_NxCxBxF, states, r_NxCxBxF) = jax.lax.scan(chunk, state, tokens)
-    residuals = (tokens, entries, z_NxCxBxF, states, r_NxCxBxF)
+    last, (entries, states, saved) = jax.lax.scan(chunk, state, tokens)
+    residuals = (tokens, entries, states, saved)
     return (_hidden(states), last), (params, kernel, weights, start, residuals)
 
 
@@ -143,13 +164,11 @@ def _backward(cell, residuals, cotangents):
 
     def chunk(carry, tokens):
         d_state, sums = carry
-        g_CxBxH, ((x_CxBxD, reset_CxB, valid_CxB), entry, z_CxBxF, states, r_CxBxF) = (
-            tokens
-        )
+        g_CxBxH, ((x_CxBxD, reset_CxB, valid_CxB), entry, states, saved) = tokens
         shift = lambda first, rest: jnp.concatenate([first[None], rest[:-1]])
         before = _choose(reset_CxB, start, jax.tree.map(shift, entry, states))
-        slopes = lambda before, z, r: jax.vjp(cell, params, before, z, r)[1]
-        pulls = jax.vmap(slopes)(before, z_CxBxF, r_CxBxF)
+        slopes = functools.partial(cell.slopes, params)
+        pulls = jax.vmap(slopes)(before, states, saved)
         flags = (reset_CxB, valid_CxB)
         d_state, d_states = jax.lax.scan(
             step, d_state, (g_CxBxH, pulls, *flags), reverse=True
@@ -161,6 +180,7 @@ def _backward(cell, residuals, cotangents):
         at_reset = lambda x: _sum(_choose(reset_CxB, x, _zeros(x)))
         d_start = _add_hidden(at_reset(d_before), to_h(at_reset(dr_CxBxF)))
         d_kernel = _product_adjoint(_hidden(before), dr_CxBxF, kernel)
+        dz_CxBxF = dz_CxBxF.astype(x_CxBxD.dtype)
         d_weights, dx_CxBxD = _inputs_adjoint(weights, to_x, x_CxBxD, dz_CxBxF)
         new = (_sum(own), d_kernel, d_weights, d_start)
         return (d_state, _add(sums, new)), dx_CxBxD
@@ -180,7 +200,7 @@ _scan.defvjp(_forward, _backward)
 
 
 def scan(
-    cell: Callable,
+    cell: Cell,
     params,
     kernel,
     x_BxTxD,
@@ -192,7 +212,7 @@ def scan(
     """Runs `cell(params, state, z_BxF, r_BxF) -> state` over time, r = h R.
 
     Args:
-      cell: pointwise; `params` are its own parameters, a pytree.
+      cell: a Cell; `params` are its own parameters, a pytree.
       kernel: R, dense or in blocks: see `product`.
       state: pytree of [B, ...], the state before the first token; h is its last leaf.
       start: pytree of the same form, what a reset puts in its place.
@@ -218,59 +238,143 @@ def scan(
     return jnp.swapaxes(h_TxBxH, 0, 1), last
 
 
+def _sides(*parts):
+    return jnp.concatenate(parts, -1)
+
+
+def _gates(z_BxF, sigmoid: tuple[bool, ...]):
+    """(sigmoid(z) of the gates so marked and tanh(z) of the others), side by side.
+
+    sigmoid(z) is tanh(z / 2) / 2 + 1 / 2: one function over whole rows, which XLA
+    makes vector code of. The barrier keeps it from being computed anew, and gate by
+    gate, wherever a gate is read, which doubles the time of a cell on a CPU.
+    """
+    H = z_BxF.shape[-1] // len(sigmoid)
+    marked_F = np.repeat(sigmoid, H)
+    scale_F = np.where(marked_F, 0.5, 1.0).astype(z_BxF.dtype)
+    shift_F = np.where(marked_F, 0.5, 0.0).astype(z_BxF.dtype)
+    return jax.lax.optimization_barrier(jnp.tanh(z_BxF * scale_F) * scale_F + shift_F)
+
+
 def clipped_relu(x):
     """min(max(x, 0), 1e4): a state that R makes grow stays finite (arXiv 1412.5567)."""
     return jnp.clip(x, 0, 1e4)
 
 
-ACTIVATIONS = {"tanh": jnp.tanh, "relu": clipped_relu}
+def _elman(activation: Callable, slope: Callable) -> Cell:
+    """h = activation(x + r); its slope is a function of h."""
+
+    def step(params, h_BxH, x_BxH, r_BxH):
+        return activation(x_BxH.astype(h_BxH.dtype) + r_BxH), ()
+
+    def slopes(params, before_BxH, h_BxH, saved):
+        return Partial(_elman_pull, slope(h_BxH))
+
+    return Cell(step, slopes)
 
 
-def elman_cell(activation: Callable, params, h_BxH, x_BxH, r_BxH):
-    """h = activation(x + r)."""
-    return activation(x_BxH.astype(h_BxH.dtype) + r_BxH)
+def _elman_pull(slope_BxH, dh_BxH):
+    dz_BxH = dh_BxH * slope_BxH
+    return (), jnp.zeros_like(dh_BxH), dz_BxH, dz_BxH
 
 
-def lstm_cell(params, state, x_Bx4H, r_Bx4H):
-    """c = f c + i tanh(g); h = o tanh(c), gates in the order i, f, g, o.
+ELMAN = {
+    "tanh": _elman(jnp.tanh, lambda h: 1 - h * h),
+    "relu": _elman(clipped_relu, lambda h: ((h > 0) & (h < 1e4)).astype(h.dtype)),
+}
 
-    Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000.
-    """
+
+def _lstm_step(params, state, x_Bx4H, r_Bx4H):
     c_BxH, _ = state
     z_Bx4H = x_Bx4H.astype(c_BxH.dtype) + r_Bx4H
-    i_BxH, f_BxH, g_BxH, o_BxH = jnp.split(z_Bx4H, 4, -1)
-    c_BxH = jax.nn.sigmoid(f_BxH) * c_BxH + jax.nn.sigmoid(i_BxH) * jnp.tanh(g_BxH)
-    return c_BxH, jax.nn.sigmoid(o_BxH) * jnp.tanh(c_BxH)
+    gates_Bx4H = _gates(z_Bx4H, (True, True, False, True))
+    i_BxH, f_BxH, g_BxH, o_BxH = jnp.split(gates_Bx4H, 4, -1)
+    c_BxH = f_BxH * c_BxH + i_BxH * g_BxH
+    return (c_BxH, o_BxH * jnp.tanh(c_BxH)), gates_Bx4H
 
 
-def gru_cell(bias_H, h_BxH, x_Bx3H, r_Bx3H):
-    """n = tanh(z_n + r (h W_n + b_n)); h = u h + (1 - u) n, gates in the order r, u, n.
-
-    The reset gate acts after the product (Cho et al. 2014, arXiv 1406.1078, in the form
-    that cuDNN and torch compute); u keeps the old state.
-    """
-    r_z, u_z, n_z = jnp.split(x_Bx3H.astype(h_BxH.dtype), 3, -1)
-    r_h, u_h, n_h = jnp.split(r_Bx3H, 3, -1)
-    n_BxH = jnp.tanh(n_z + jax.nn.sigmoid(r_z + r_h) * (n_h + bias_H))
-    u_BxH = jax.nn.sigmoid(u_z + u_h)
-    return u_BxH * h_BxH + (1 - u_BxH) * n_BxH
+def _lstm_slopes(params, before, state, gates_Bx4H):
+    (before_BxH, _), (c_BxH, _) = before, state
+    i_BxH, f_BxH, g_BxH, o_BxH = jnp.split(gates_Bx4H, 4, -1)
+    y_BxH = jnp.tanh(c_BxH)
+    marked_4H = np.repeat([True, True, False, True], c_BxH.shape[-1])
+    own_Bx4H = jnp.where(marked_4H, gates_Bx4H, 1 + gates_Bx4H) * (1 - gates_Bx4H)
+    others_Bx4H = _sides(g_BxH, before_BxH, i_BxH, y_BxH)
+    return Partial(_lstm_pull, own_Bx4H * others_Bx4H, o_BxH * (1 - y_BxH**2), f_BxH)
 
 
-FORGET = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda f: f}
+def _lstm_pull(to_gates_Bx4H, to_c_BxH, f_BxH, d_state):
+    dc_BxH, dh_BxH = d_state
+    dc_BxH = dc_BxH + dh_BxH * to_c_BxH
+    dz_Bx4H = _sides(dc_BxH, dc_BxH, dc_BxH, dh_BxH) * to_gates_Bx4H
+    return (), (dc_BxH * f_BxH, jnp.zeros_like(dh_BxH)), dz_Bx4H, dz_Bx4H
 
 
-def slstm_cell(log_forget: Callable, params, state, x_Bx4H, r_Bx4H):
+# c = f c + i tanh(g); h = o tanh(c), gates in the order i, f, g, o: Hochreiter and
+# Schmidhuber 1997 with the forget gate of Gers et al. 2000.
+LSTM = Cell(_lstm_step, _lstm_slopes)
+
+
+def _gru_step(bias_H, h_BxH, x_Bx3H, r_Bx3H):
+    H = h_BxH.shape[-1]
+    x_Bx3H = x_Bx3H.astype(h_BxH.dtype)
+    z_Bx2H = x_Bx3H[..., : 2 * H] + r_Bx3H[..., : 2 * H]
+    gates_Bx2H = _gates(z_Bx2H, (True, True))
+    reset_BxH, u_BxH = jnp.split(gates_Bx2H, 2, -1)
+    m_BxH = r_Bx3H[..., 2 * H :] + bias_H
+    n_BxH = jnp.tanh(x_Bx3H[..., 2 * H :] + reset_BxH * m_BxH)
+    return u_BxH * h_BxH + (1 - u_BxH) * n_BxH, (gates_Bx2H, m_BxH, n_BxH)
+
+
+def _gru_slopes(bias_H, before_BxH, h_BxH, saved):
+    gates_Bx2H, m_BxH, n_BxH = saved
+    reset_BxH, u_BxH = jnp.split(gates_Bx2H, 2, -1)
+    to_n_BxH = (1 - u_BxH) * (1 - n_BxH**2)
+    to_u_BxH = (before_BxH - n_BxH) * u_BxH * (1 - u_BxH)
+    to_reset_BxH = to_n_BxH * m_BxH * reset_BxH * (1 - reset_BxH)
+    to_z_Bx3H = _sides(to_reset_BxH, to_u_BxH, to_n_BxH)
+    to_r_Bx3H = _sides(to_reset_BxH, to_u_BxH, to_n_BxH * reset_BxH)
+    return Partial(_gru_pull, to_z_Bx3H, to_r_Bx3H, u_BxH)
+
+
+def _gru_pull(to_z_Bx3H, to_r_Bx3H, u_BxH, dh_BxH):
+    dh_Bx3H = _sides(dh_BxH, dh_BxH, dh_BxH)
+    dr_Bx3H = dh_Bx3H * to_r_Bx3H
+    d_bias_H = dr_Bx3H[..., 2 * dh_BxH.shape[-1] :].sum(0)
+    return d_bias_H, dh_BxH * u_BxH, dh_Bx3H * to_z_Bx3H, dr_Bx3H
+
+
+# n = tanh(z_n + r (h W_n + b_n)); h = u h + (1 - u) n, gates in the order r, u, n. The
+# reset gate acts after the product (Cho et al. 2014, arXiv 1406.1078, in the form that
+# cuDNN and torch compute); u keeps the old state.
+GRU = Cell(_gru_step, _gru_slopes)
+
+
+def _slstm(log_forget: Callable) -> Cell:
     """c = f c + i tanh(z); n = f n + i; h = o c / n, gates in the order i, f, z, o.
 
     arXiv 2405.04517 eq. 8-17: c and n are stored times exp(-m), m the largest exponent
     so far; n = 0 marks a state that holds no token, and no exponent either.
     """
-    c_BxH, n_BxH, m_BxH, _ = state
-    gates_Bx4H = x_Bx4H.astype(c_BxH.dtype) + r_Bx4H
-    i_BxH, f_BxH, z_BxH, o_BxH = jnp.split(gates_Bx4H, 4, -1)
-    keep_BxH = jnp.where(n_BxH == 0, i_BxH, log_forget(f_BxH) + m_BxH)
-    m_BxH = jnp.maximum(i_BxH, keep_BxH)
-    i_BxH, f_BxH = jnp.exp(i_BxH - m_BxH), jnp.exp(keep_BxH - m_BxH)
-    c_BxH = f_BxH * c_BxH + i_BxH * jnp.tanh(z_BxH)
-    n_BxH = f_BxH * n_BxH + i_BxH
-    return c_BxH, n_BxH, m_BxH, jax.nn.sigmoid(o_BxH) * c_BxH / n_BxH
+
+    def cell(params, state, x_Bx4H, r_Bx4H):
+        c_BxH, n_BxH, m_BxH, _ = state
+        gates_Bx4H = x_Bx4H.astype(c_BxH.dtype) + r_Bx4H
+        i_BxH, f_BxH, z_BxH, o_BxH = jnp.split(gates_Bx4H, 4, -1)
+        keep_BxH = jnp.where(n_BxH == 0, i_BxH, log_forget(f_BxH) + m_BxH)
+        m_BxH = jnp.maximum(i_BxH, keep_BxH)
+        i_BxH, f_BxH = jnp.exp(i_BxH - m_BxH), jnp.exp(keep_BxH - m_BxH)
+        c_BxH = f_BxH * c_BxH + i_BxH * jnp.tanh(z_BxH)
+        n_BxH = f_BxH * n_BxH + i_BxH
+        return c_BxH, n_BxH, m_BxH, jax.nn.sigmoid(o_BxH) * c_BxH / n_BxH
+
+    def step(params, state, x_Bx4H, r_Bx4H):
+        return cell(params, state, x_Bx4H, r_Bx4H), (x_Bx4H, r_Bx4H)
+
+    def slopes(params, before, state, saved):
+        return jax.vjp(cell, params, before, *saved)[1]
+
+    return Cell(step, slopes)
+
+
+SLSTM = {"sigmoid": _slstm(jax.nn.log_sigmoid), "exp": _slstm(lambda f: f)}
