@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.ops import conv
+from lm.ops.int8 import Int8
 from lm.sequence import Sequence
 
 
@@ -31,6 +32,9 @@ def parameter(module: nn.Module, name: str, init, shape, seq: Sequence):
     The role is the module's path below its block, so that neither the length of the
     pattern nor the place of a block in it moves a draw (linen's own keys follow paths).
     """
+    stored = module.get_variable("params", name)
+    if isinstance(stored, Int8):  # which is laid out in its own way
+        return stored
     path = module.path
     inner = max((i + 1 for i, part in enumerate(path) if "block_" in part), default=0)
     role = "/".join((*path[inner:], name))
