@@ -1,6 +1,7 @@
 """What a worker of a comparison does; the only part of it that imports jax."""
 
 import json
+import statistics
 import time
 from pathlib import Path
 
@@ -43,8 +44,12 @@ def run(config_json: str, workdir: str) -> dict:
     }
 
 
-def speed(config_json: str, steps: int) -> dict:
-    """Median seconds of a training step alone on the machine, and tokens per second."""
+def speed(config_json: str, seconds: float) -> dict:
+    """Median seconds of a training step alone on the machine, and tokens per second.
+
+    Args:
+      seconds: to time steps for, after two that warm up; but three steps at least.
+    """
     config = configs.from_json(config_json)
     runtime.keep_compiled()
     corpus = prepare(config.data)
@@ -53,14 +58,14 @@ def speed(config_json: str, steps: int) -> dict:
     compiled = program(config, corpus.vocab_size)
     durations = configs.durations(config, batches.steps_per_epoch)
     hyper = optim.hyper(config, durations.steps, durations.warmup)
-    state, seconds = compiled.init(np.int32(config.seed)), []
-    for step in range(steps + 2):
+    state, times = compiled.init(np.int32(config.seed)), []
+    while len(times) < 5 or sum(times[2:]) < seconds:
         begin = time.perf_counter()
-        batch = sharding.put(compiled.mesh, batches(step))
+        batch = sharding.put(compiled.mesh, batches(len(times)))
         state, metrics = compiled.train_step(state, batch, hyper)
         jax.block_until_ready(metrics)
-        seconds.append(time.perf_counter() - begin)
-    median = sorted(seconds[2:])[steps // 2]
+        times.append(time.perf_counter() - begin)
+    median = statistics.median(times[2:])
     return {
         "step_seconds": median,
         "tokens_per_second": config.train.batch_tokens / median,

@@ -10,7 +10,7 @@ from lm.experiment import Experiment, Ladder, Runs
 from lm.sweep import workers
 from lm.sweep.workers import Slot, Task
 
-SPEED_STEPS = 11  # timed after two that warm up
+SPEED_SECONDS = 2.0  # of steps of an arm: shorter samples differ by half
 
 
 class Arm(NamedTuple):
@@ -106,7 +106,7 @@ def describe(experiment: Experiment, tier: str, runs: Runs, fitted: Fitted) -> d
 def time_steps(fitted: Fitted, places: list[Slot], log: Path) -> dict:
     """{match: {arm: {"step_seconds", "tokens_per_second", "steps"}}}."""
     tasks = [
-        Task(f"{match}/{arm}", "speed", (to_json(a.config), SPEED_STEPS))
+        Task(f"{match}/{arm}", "speed", (to_json(a.config), SPEED_SECONDS))
         for match, arms in fitted.items()
         for arm, a in arms.items()
     ]
