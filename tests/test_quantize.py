@@ -68,6 +68,8 @@ def test_rows_of_zeros_and_of_no_numbers():
     x[1, 2], x[2, 2] = np.nan, np.inf
     y = np.asarray(jax.jit(lambda x: x @ kernel)(x))
     assert (y[0] == 0).all() and not np.isfinite(y[1:]).any()
+    with jax.debug_nans(True):  # whatever a NaN would become as an integer
+        jnp.asarray(x[:1]) @ kernel
 
 
 def test_activations_keep_their_dtype():
