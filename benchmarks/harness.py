@@ -109,30 +109,6 @@ class Apart:
         self._child.wait()
 
 
-def train_step(config, vocab_size: int) -> tuple[Callable[[], float], Program]:
-    """(a training step on a batch that lies in memory, which returns its loss; whose).
-
-    Args:
-      config: resolved; its batch of data.context tokens a row.
-    """
-    compiled = program(config, vocab_size)
-    context = config.data.context
-    rows = config.train.batch_tokens // context
-    ids = np.random.default_rng(0).integers(0, vocab_size, (rows, context + 1))
-    ids, weights = ids.astype(np.int32), np.ones((rows, context), np.float32)
-    seq = Sequence(*sequence.full(rows, context)[:4])
-    batch = sharding.put(compiled.mesh, Batch(ids[:, :-1], ids[:, 1:], weights, seq))
-    step, hyper = compiled.train_step, optim.hyper(config, 1000, 10)
-    state = None
-
-    def run() -> float:
-        nonlocal state
-        state, metrics = step(state or compiled.init(np.int32(0)), batch, hyper)
-        return float(metrics["loss"])
-
-    return run, compiled
-
-
 KEPT = (
     "glibc.malloc.trim_threshold=100000000000:glibc.malloc.mmap_max=0:"
     "glibc.malloc.arena_max=1"
@@ -160,6 +136,30 @@ def _milliseconds(program: Callable, calls: int) -> float:
 def blocked(function: Callable, *arguments) -> Callable:
     """A jax call that returns when its results are there."""
     return lambda: jax.block_until_ready(function(*arguments))
+
+
+def train_step(config, vocab_size: int) -> tuple[Callable[[], float], Program]:
+    """(a training step on a batch that lies in memory, which returns its loss; whose).
+
+    Args:
+      config: resolved; its batch of data.context tokens a row.
+    """
+    compiled = program(config, vocab_size)
+    context = config.data.context
+    rows = config.train.batch_tokens // context
+    ids = np.random.default_rng(0).integers(0, vocab_size, (rows, context + 1))
+    ids, weights = ids.astype(np.int32), np.ones((rows, context), np.float32)
+    seq = Sequence(*sequence.full(rows, context)[:4])
+    batch = sharding.put(compiled.mesh, Batch(ids[:, :-1], ids[:, 1:], weights, seq))
+    step, hyper = compiled.train_step, optim.hyper(config, 1000, 10)
+    state = None
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = step(state or compiled.init(np.int32(0)), batch, hyper)
+        return float(metrics["loss"])
+
+    return run, compiled
 
 
 def peak_memory(program: Callable) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from lm.ops import diagonal, rnn
+from lm.ops import cells, diagonal, rnn
 from tests.subjects import QUICK, going_on, values
 
 B, T, D, H = 3, 11, 5, 6
@@ -75,12 +75,12 @@ def plain_scan(cell, params, kernel, x, state, start, seq):
 
 
 CELLS = {
-    "tanh": (rnn.ELMAN["tanh"], 1, 1),
-    "relu": (rnn.ELMAN["relu"], 1, 1),
-    "lstm": (rnn.LSTM, 4, 2),
-    "gru": (rnn.GRU, 3, 1),
-    "slstm": (rnn.SLSTM["sigmoid"], 4, 4),
-    "slstm_exp": (rnn.SLSTM["exp"], 4, 4),
+    "tanh": (cells.ELMAN["tanh"], 1, 1),
+    "relu": (cells.ELMAN["relu"], 1, 1),
+    "lstm": (cells.LSTM, 4, 2),
+    "gru": (cells.GRU, 3, 1),
+    "slstm": (cells.SLSTM["sigmoid"], 4, 4),
+    "slstm_exp": (cells.SLSTM["exp"], 4, 4),
 }
 
 
@@ -122,7 +122,7 @@ def test_nonlinear_recurrence_and_its_adjoint(name, length, chunk, heads, monkey
 
 def test_a_new_stabiliser_is_the_input_gate_itself():
     """n = 0 holds no token: its m is no exponent, however large."""
-    cell = rnn.SLSTM["sigmoid"]
+    cell = cells.SLSTM["sigmoid"]
     x = jnp.array([[-900.0, 3.0, 0.5, 0.2]])
     zero = jnp.zeros((1, 1))
     for stale in (0.0, 700.0):
@@ -139,7 +139,7 @@ def test_the_gradient_of_the_recurrent_matrix_is_one_product():
     seq = rows(6)
     state = np.zeros((4, H)), np.zeros((4, H))
     x, kernel = values(4, 6, 4 * H), values(H, 4 * H)
-    loss = lambda R: jnp.sum(rnn.scan(rnn.LSTM, (), R, x, state, state, seq)[0])
+    loss = lambda R: jnp.sum(rnn.scan(cells.LSTM, (), R, x, state, state, seq)[0])
 
     def products(jaxpr, runs=1):
         for eqn in jaxpr.eqns:

@@ -73,10 +73,8 @@ def window_batches(
     for first in range(0, inputs, rows * context):
         start_B = first + np.arange(rows) * context
         stop_B = np.minimum(start_B + context, inputs)
-        tokens, opened_B = (
-            corpus.tokens(split),
-            np.searchsorted(documents, start_B, "right"),
-        )
+        tokens = corpus.tokens(split)
+        opened_B = np.searchsorted(documents, start_B, "right")
         yield _batch(tokens, documents, opened_B, start_B, start_B, stop_B, context)
 
 

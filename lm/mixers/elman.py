@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lm import layers
 from lm.mixers.gated import Recurrent
-from lm.ops import rnn
+from lm.ops import cells
 from lm.sequence import Sequence
 
 
@@ -20,7 +20,7 @@ class Elman(Recurrent):
     activation: str = "tanh"
 
     gates = 1
-    choices = {"activation": tuple(rnn.ELMAN)}
+    choices = {"activation": tuple(cells.ELMAN)}
 
     def input_init(self, key, shape, dtype):
         if self.activation == "relu":
@@ -33,7 +33,7 @@ class Elman(Recurrent):
         return layers.orthogonal_gates(key, shape, dtype)
 
     def make_cell(self, seq: Sequence):
-        return rnn.ELMAN[self.activation], ()
+        return cells.ELMAN[self.activation], ()
 
     def initial_state(self, batch: int, capacity: int):
         return self.zeros(batch)

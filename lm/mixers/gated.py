@@ -10,6 +10,7 @@ from lm import layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import rnn
+from lm.ops.cells import Cell
 from lm.sequence import Sequence
 
 
@@ -26,7 +27,7 @@ class Kernel(nn.Module):
 
 
 class Recurrent(Mixer):
-    """x W + b for all gates at once, then a scan of a cell of lm/ops/rnn.py over time.
+    """x W + b for all gates at once, then a cell of lm/ops/cells.py over time.
 
     hidden: H, by default the width; another one adds an output projection.
     """
@@ -38,7 +39,7 @@ class Recurrent(Mixer):
     bias_init: ClassVar[Callable] = staticmethod(layers.zeros)
     recurrent_init: ClassVar[Callable] = staticmethod(layers.orthogonal_gates)
 
-    def make_cell(self, seq: Sequence) -> tuple[rnn.Cell, Any]:
+    def make_cell(self, seq: Sequence) -> tuple[Cell, Any]:
         """(cell, its parameters) for rnn.scan."""
         raise NotImplementedError
 

@@ -5,7 +5,7 @@ Cho et al. 2014, arXiv 1406.1078, with the reset gate after the product as in cu
 
 from lm.layers import parameter, zeros
 from lm.mixers.gated import Gated
-from lm.ops import rnn
+from lm.ops import cells
 from lm.sequence import Sequence
 
 
@@ -16,7 +16,7 @@ class GRU(Gated):
 
     def make_cell(self, seq: Sequence):
         H = self.hidden or self.width
-        return rnn.GRU, parameter(self, "candidate_bias", zeros, (H,), seq)
+        return cells.GRU, parameter(self, "candidate_bias", zeros, (H,), seq)
 
     def initial_state(self, batch: int, capacity: int):
         return self.zeros(batch)

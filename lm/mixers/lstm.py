@@ -4,7 +4,7 @@ Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
 
 from lm.mixers.gated import Gated
-from lm.ops import rnn
+from lm.ops import cells
 from lm.sequence import Sequence
 
 
@@ -14,7 +14,7 @@ class LSTM(Gated):
     gates = 4
 
     def make_cell(self, seq: Sequence):
-        return rnn.LSTM, ()
+        return cells.LSTM, ()
 
     def initial_state(self, batch: int, capacity: int):
         return self.zeros(batch), self.zeros(batch)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lm import layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
-from lm.ops import rnn
+from lm.ops import cells, rnn
 from lm.sequence import Sequence
 
 
@@ -27,7 +27,7 @@ class SLSTM(Mixer):
     conv_width: int | None = 4
     forget: str = "sigmoid"
 
-    choices = {"forget": tuple(rnn.SLSTM)}
+    choices = {"forget": tuple(cells.SLSTM)}
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
@@ -51,7 +51,7 @@ class SLSTM(Mixer):
         )
         z_BxTxF = jnp.concatenate(gates, -1)
         h_BxTxD, new["cell"] = rnn.scan(
-            rnn.SLSTM[self.forget],
+            cells.SLSTM[self.forget],
             (),
             kernel_HxKxF.astype(x_BxTxD.dtype),
             z_BxTxF.astype(layers.accumulator(self.dtype)) + bias_F,

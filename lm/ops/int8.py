@@ -60,7 +60,7 @@ class Int8:
 
 
 def _by_digits(x_NxD, values_DxF, digits: int):
-    """x W of integers: x to within its row's largest |x| / (254 * 254^(digits - 1)).
+    """x W of integers: x to within its row's largest |x| / 254^digits.
 
     XLA:CPU has a fast product of int8 for at least two rows, whole vectors of outputs,
     and, measured, for a batch of two: W's upper and lower half.
