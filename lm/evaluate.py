@@ -38,7 +38,7 @@ def window(model, params, corpus, split: str, config) -> dict:
     # Rows follow each other in the text.
     tokens = _tokens(forward, sharding.over(params, batches), axis=0)
     settings = {"protocol": "window", "context": context, "cache": 0}
-    return settings | summarise(*tokens, corpus.bytes_per_token)
+    return settings | summarise(*tokens, corpus.sizes(split)[1:])
 
 
 def stream(model, params, corpus, split: str, config) -> dict:
@@ -61,25 +61,34 @@ def stream(model, params, corpus, split: str, config) -> dict:
     # A row goes on in the next batch.
     tokens = _tokens(forward, sharding.over(params, batches), axis=1)
     settings = {"protocol": "stream", "context": chunk, "cache": chunk}
-    return settings | summarise(*tokens, corpus.bytes_per_token)
+    return settings | summarise(*tokens, corpus.sizes(split)[1:])
 
 
 def _tokens(forward: Callable, batches: Iterable[Batch], axis: int) -> list:
-    """[nats, weights, targets, positions] of all tokens, [N], in the text's order."""
+    """[nats, weights, positions] of the targets, [N], in the text's order.
+
+    All tokens of the split but the first, each once.
+    """
     parts = []
     for batch in batches:
         signals.check()
-        columns = (forward(batch), batch.weights, batch.targets, batch.seq.positions)
+        seq = batch.seq
+        columns = (forward(batch), batch.weights, seq.positions, seq.valid)
         parts.append(jax.device_get(columns))
     columns = zip(*parts, strict=True)
-    return [np.concatenate(column, axis).reshape(-1) for column in columns]
+    *columns, valid = (np.concatenate(column, axis).reshape(-1) for column in columns)
+    return [column[valid] for column in columns]
 
 
-def summarise(nats_N, weights_N, targets_N, positions_N, bytes_per_token_V) -> dict:
-    """The figures of tokens in the order of the text; weight 0 leaves a token out."""
+def summarise(nats_N, weights_N, positions_N, sizes_N) -> dict:
+    """The figures of targets in the order of the text; weight 0 leaves one out.
+
+    Args:
+      sizes_N: bytes of the text that each target covers.
+    """
     kept = weights_N > 0
     nats_N = nats_N[kept].astype(np.float64)
-    bytes_N = np.asarray(bytes_per_token_V)[targets_N[kept]].astype(np.int64)
+    bytes_N = np.asarray(sizes_N)[kept].astype(np.int64)
     nats, size = float(nats_N.sum()), int(bytes_N.sum())
     blocks = [slice(i, i + BLOCK) for i in range(0, len(nats_N), BLOCK)]
     with np.errstate(over="ignore"):  # a perplexity beyond float64 is inf

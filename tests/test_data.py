@@ -1,5 +1,6 @@
 """Corpora, policies and splits: every byte is kept or counted."""
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.data import CORPORA, TOKENIZERS, prepare, tokens
+from lm.data.tokenizers import Bytes, Encoded
 from lm.data.tokens import SPLITS
 from tests.corpora import config, everything
 
@@ -19,10 +21,10 @@ def starts_of(pieces):
 
 @given(st.binary())
 def test_bytes_round_trip(raw):
-    tokenizer = TOKENIZERS["bytes"]()
-    ids = tokenizer.encode(raw)
+    tokenizer = Bytes()
+    ids, _ = tokenizer.encode(raw)
     assert tokenizer.decode(ids) == raw
-    assert tokenizer.bytes_per_token[ids].sum() == len(raw)
+    assert tokenizer.bytes_per_token[ids].sum() == len(raw) == tokenizer.cut(raw)
 
 
 @settings(max_examples=40, deadline=None)
@@ -166,16 +168,18 @@ class Pairs:
     vocab_size = 65536
     fingerprint = "pairs"
     bytes_per_token = np.full(65536, 2, np.int32)
+    unknown = None
 
     def encode(self, text):
-        return np.frombuffer(text + b"\0" * (len(text) % 2), "<u2").astype(np.int32)
+        whole = text + b"\0" * (len(text) % 2)
+        return Encoded(np.frombuffer(whole, "<u2").astype(np.int32))
 
     def decode(self, ids):
         return np.asarray(ids).astype("<u2").tobytes()
 
 
 def test_a_tokenizer_is_a_class_and_a_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(TOKENIZERS, "pairs", Pairs)
+    monkeypatch.setitem(TOKENIZERS, "pairs", lambda data, source, cache: Pairs())
     raw = bytes(range(33, 123)) * 4
     data = config(tmp_path, raw, tokenizer="pairs", train_bytes=101, max_document=50)
     corpus = prepare(data)
@@ -184,6 +188,40 @@ def test_a_tokenizer_is_a_class_and_a_line(tmp_path, monkeypatch):
     assert corpus.manifest["tokens"] == 180
     assert corpus.manifest["documents"] == 4
     assert corpus.fingerprint != prepare(config(tmp_path, raw)).fingerprint
+
+
+class Runs:
+    """Token = a run of one letter; all runs of a letter have one id."""
+
+    vocab_size = 256
+    fingerprint = "runs"
+    bytes_per_token = None
+    unknown = None
+
+    def encode(self, text):
+        found = [(key, len(list(run))) for key, run in itertools.groupby(text)]
+        return Encoded(*np.array(found, np.int32).reshape(-1, 2).T)
+
+    def decode(self, ids):
+        return bytes(ids)
+
+
+def test_sizes_are_kept_where_an_id_does_not_say_them(tmp_path, monkeypatch):
+    monkeypatch.setitem(TOKENIZERS, "runs", lambda data, source, cache: Runs())
+    raw = b"".join(bytes([65 + n % 26]) * (1 + n % 3) for n in range(300))
+    data = config(tmp_path, raw, tokenizer="runs", split=(0.5, 0.25, 0.25))
+    corpus = prepare(data)
+    text = b""
+    for split in SPLITS:
+        letters, sizes = corpus.decode(corpus.tokens(split)), corpus.sizes(split)
+        text += b"".join(bytes([x]) * n for x, n in zip(letters, sizes, strict=True))
+    assert text == raw
+    before = sizes.tolist()
+    cut = next((tmp_path / "cache").glob("text-*/sizes.bin"))
+    cut.write_bytes(cut.read_bytes()[:-4])
+    assert prepare(data).sizes("test").tolist() == before
+    capped = prepare(config(tmp_path, raw, tokenizer="runs", train_bytes=100))
+    assert 98 <= capped.sizes("train").sum() <= 100
 
 
 def test_fingerprint_follows_content_and_split_alone(tmp_path):

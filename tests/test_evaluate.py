@@ -21,7 +21,7 @@ BYTES_V = np.arange(VOCAB) % 4 + 1
 CORPUS = SimpleNamespace(
     tokens=lambda split: TEXT_N,
     documents=lambda split: DOCUMENTS,
-    bytes_per_token=BYTES_V,
+    sizes=lambda split: BYTES_V[TEXT_N],
 )
 ROWS, CONTEXT, CHUNK = 3, 16, 8
 INPUTS = len(TEXT_N) - 1
@@ -170,7 +170,8 @@ def test_the_figures_of_a_few_tokens():
     nats_N = np.log([2.0, 4.0, 8.0, 16.0, 1e9])
     weights_N, targets_N = np.array([1, 1, 1, 1, 0.0]), np.array([0, 1, 2, 3, 3])
     positions_N = np.array([0, 1, 2, 3, 4])
-    result = evaluate.summarise(nats_N, weights_N, targets_N, positions_N, BYTES_V)
+    sizes_N = BYTES_V[targets_N]
+    result = evaluate.summarise(nats_N, weights_N, positions_N, sizes_N)
     assert (result["tokens"], result["bytes"]) == (4, 1 + 2 + 3 + 4)
     np.testing.assert_allclose(result["bits_per_byte"], (1 + 2 + 3 + 4) / 10)
     np.testing.assert_allclose(result["nats_per_token"], 2.5 * np.log(2))

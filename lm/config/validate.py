@@ -39,7 +39,7 @@ def choices() -> dict[str, tuple[str, ...]]:
     """The valid names of every key that holds one."""
     from lm.blocks import BLOCKS
     from lm.data.corpora import CORPORA, INVALID_UTF8, UNITS
-    from lm.data.tokens import TOKENIZERS
+    from lm.data.tokenizers import TOKENIZERS
     from lm.layers import MLPS, NORMS
     from lm.model import REMAT
     from lm.optim import SCHEDULES

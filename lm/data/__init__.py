@@ -2,7 +2,8 @@
 
 from lm.data.corpora import CORPORA
 from lm.data.loader import Batch, TrainBatches, stream_batches, window_batches
-from lm.data.tokens import TOKENIZERS, Corpus, prepare
+from lm.data.tokenizers import TOKENIZERS
+from lm.data.tokens import Corpus, prepare
 from lm.data.yardsticks import yardsticks
 
 __all__ = [

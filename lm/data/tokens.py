@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 from array import array
+from collections.abc import Callable
+from contextlib import nullcontext
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -14,30 +16,13 @@ import numpy as np
 from filelock import FileLock
 
 from lm.data.corpora import CORPORA, INVALID_UTF8, POLICY_COUNTS, Source, clean
+from lm.data.tokenizers import TOKENIZERS, Tokenizer
 from lm.errors import ConfigError
 
 FORMAT = 1  # raise it when the same source would give other tokens or documents
+SIZE = np.dtype(np.int32)  # of an entry of sizes.bin
 COARSE = 4096  # places of the list of documents that are held in memory
 SPLITS = ("train", "validation", "test")
-
-
-class Bytes:
-    """Token = byte."""
-
-    vocab_size = 256
-    fingerprint = hashlib.sha256(b"bytes 256").hexdigest()
-    bytes_per_token = np.ones(256, np.int32)
-
-    def encode(self, text: bytes) -> np.ndarray:
-        """int32 [N]."""
-        return np.frombuffer(text, np.uint8).astype(np.int32)
-
-    def decode(self, ids) -> bytes:
-        """Bytes of ids [N]; ValueError outside 0..255."""
-        return bytes(np.asarray(ids).tolist())
-
-
-TOKENIZERS = {"bytes": Bytes}
 
 
 def prepare(data) -> "Corpus":
@@ -48,7 +33,8 @@ def prepare(data) -> "Corpus":
     """
     _check(data)
     source = CORPORA[data.corpus](data)
-    tokenizer = TOKENIZERS[data.tokenizer]()
+    cache = _cache(data.cache)
+    tokenizer = TOKENIZERS[data.tokenizer](data, source, cache)
     key = _digest(
         format=FORMAT,
         sha256=source.sha256,
@@ -58,11 +44,10 @@ def prepare(data) -> "Corpus":
         max_document=data.max_document,
         tokenizer=tokenizer.fingerprint,
     )
-    cache = _cache(data.cache)
     folder = cache / f"{data.corpus}-{key[:16]}"
-    if not _is_whole(folder):
+    if not _is_whole(folder, tokenizer):
         with FileLock(f"{folder}.lock"):
-            if not _is_whole(folder):
+            if not _is_whole(folder, tokenizer):
                 _make(folder, data, source, tokenizer, key)
     return Corpus(folder, data, source, tokenizer)
 
@@ -83,7 +68,7 @@ class _Mapped(NamedTuple):
 class Corpus:
     """An open token file, its splits and its tokenizer."""
 
-    def __init__(self, folder: Path, data, source: Source, tokenizer):
+    def __init__(self, folder: Path, data, source: Source, tokenizer: Tokenizer):
         stored = json.loads((folder / "manifest.json").read_text())
         # Open for good: the cache may be emptied while a run goes on.
         self._tokens = _Mapped(FileIO(folder / "tokens.bin"), stored["dtype"], 0)
@@ -93,8 +78,10 @@ class Corpus:
         )
         self._tokenizer = tokenizer
         self.vocab_size: int = tokenizer.vocab_size
-        self.bytes_per_token: np.ndarray = tokenizer.bytes_per_token
-        self._bounds = _bounds(self._tokens(), self.bytes_per_token, data)
+        self._stored_sizes = None
+        if tokenizer.bytes_per_token is None:
+            self._stored_sizes = _Mapped(FileIO(folder / "sizes.bin"), SIZE, 0)
+        self._bounds = _bounds(stored["tokens"], self._sizes, data)
         edges = [[start + 1, stop] for start, stop in self._bounds.values()]
         found = np.searchsorted(documents, edges).tolist()
         self._inside = dict(zip(self._bounds, found, strict=True))
@@ -118,6 +105,10 @@ class Corpus:
         this process's memory for as long as the array lives, so keep none for long."""
         start, stop = self._split(split)
         return self._tokens()[start:stop]
+
+    def sizes(self, split: str) -> np.ndarray:
+        """int32 [N]: bytes of the text that each token of a split covers."""
+        return self._sizes(*self._split(split))
 
     def documents(self, split: str) -> np.ndarray:
         """int64 [n]: starts of documents in the split; the first is 0.
@@ -148,11 +139,17 @@ class Corpus:
     def encode(self, text: str | bytes) -> np.ndarray:
         """int32 [N]."""
         raw = text.encode() if isinstance(text, str) else text
-        return self._tokenizer.encode(raw)
+        return self._tokenizer.encode(raw).ids
 
     def decode(self, ids) -> bytes:
         """Bytes of ids [N]."""
         return self._tokenizer.decode(ids)
+
+    def _sizes(self, start: int, stop: int) -> np.ndarray:
+        """int32 [stop - start]: bytes that these tokens of the corpus cover."""
+        if self._stored_sizes is not None:
+            return self._stored_sizes()[start:stop]
+        return self._tokenizer.bytes_per_token[self._tokens()[start:stop]]
 
     def _split(self, split: str) -> list[int]:
         if split not in self._bounds:
@@ -199,13 +196,18 @@ def _cache(path: str | None) -> Path:
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path, tokenizer: Tokenizer) -> bool:
     """True if the token file is there and has the size its manifest states."""
     if not (folder / "manifest.json").exists():
         return False
     stored = json.loads((folder / "manifest.json").read_text())
-    size = stored["tokens"] * np.dtype(stored["dtype"]).itemsize
-    return (folder / "tokens.bin").stat().st_size == size
+    dtypes = {"tokens.bin": np.dtype(stored["dtype"])}
+    if tokenizer.bytes_per_token is None:
+        dtypes["sizes.bin"] = SIZE
+    return all(
+        (folder / name).stat().st_size == stored["tokens"] * dtype.itemsize
+        for name, dtype in dtypes.items()
+    )
 
 
 def _make(folder: Path, data, source: Source, tokenizer, key: str) -> None:
@@ -235,18 +237,24 @@ def _write(folder: Path, data, source: Source, tokenizer) -> dict:
     counts = dict.fromkeys(POLICY_COUNTS, 0)
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
     starts, total = array("q"), 0
-    with open(folder / "tokens.bin", "wb") as file:
+    varies = tokenizer.bytes_per_token is None
+    with (
+        open(folder / "tokens.bin", "wb") as file,
+        open(folder / "sizes.bin", "wb") if varies else nullcontext() as sizes_file,
+    ):
         for document in source.documents():
             text = clean(document, data.invalid_utf8, counts)
             if not text:
                 continue
-            ids = tokenizer.encode(text)
+            ids, sizes = tokenizer.encode(text)
             longest = max(counts["longest_document_tokens"], len(ids))
             counts["longest_document_tokens"] = longest
             piece = data.max_document or len(ids)
             counts["documents_split"] += len(ids) > piece
             starts.extend(range(total, total + len(ids), piece))
             file.write(ids.astype(dtype).tobytes())
+            if varies:
+                sizes_file.write(sizes.astype(SIZE).tobytes())
             total += len(ids)
     if not total:
         raise ConfigError(
@@ -266,9 +274,13 @@ def _write(folder: Path, data, source: Source, tokenizer) -> dict:
     ) | {name: int(count) for name, count in counts.items()}
 
 
-def _bounds(tokens_N, bytes_per_token_V, data) -> dict[str, list[int]]:
-    """{split: [start, stop]} after the caps; ConfigError if one holds no window."""
-    edges = np.round(len(tokens_N) * np.cumsum([0.0, *data.split])).astype(int)
+def _bounds(count: int, sizes: Callable, data) -> dict[str, list[int]]:
+    """{split: [start, stop]} after the caps; ConfigError if one holds no window.
+
+    Args:
+      count: of the corpus's tokens; sizes: (start, stop) -> bytes of each of them.
+    """
+    edges = np.round(count * np.cumsum([0.0, *data.split])).astype(int)
     bounds = {}
     for i, split in enumerate(SPLITS):
         start, stop = int(edges[i]), int(edges[i + 1])
@@ -276,12 +288,12 @@ def _bounds(tokens_N, bytes_per_token_V, data) -> dict[str, list[int]]:
         cap = getattr(data, cap_key)
         if cap is not None:
             # Every token is at least one byte, so the cap is within `cap` tokens.
-            sizes = bytes_per_token_V[tokens_N[start : min(stop, start + cap)]]
-            stop = start + int(np.searchsorted(np.cumsum(sizes), cap, side="right"))
+            sizes_N = sizes(start, min(stop, start + cap))
+            stop = start + int(np.searchsorted(np.cumsum(sizes_N), cap, side="right"))
         if stop - start < data.context + 1:
             raise ConfigError(
                 f"the {split} split has {stop - start} tokens of the corpus's "
-                f"{len(tokens_N)}, and data.context={data.context} needs at least "
+                f"{count}, and data.context={data.context} needs at least "
                 f"{data.context + 1}: lower data.context, change data.split="
                 f"{tuple(data.split)} or data.{cap_key}={cap}, or give a larger file"
             )

@@ -1,0 +1,67 @@
+"""Tokenizers: what turns the bytes of a text into ids, and ids back into bytes.
+
+A tokenizer is made by a function of (config.data, Source, folder of the cache).
+"""
+
+import hashlib
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Encoded(NamedTuple):
+    """ids: int32 [N]. sizes: int32 [N], the bytes of the text that each covers, whose
+    sum is the text's; None where `bytes_per_token` says it."""
+
+    ids: np.ndarray
+    sizes: np.ndarray | None = None
+
+
+class Tokenizer(Protocol):
+    """What all tokenizers have; they can be pickled.
+
+    Attributes:
+      vocab_size: ids are 0 up to it.
+      fingerprint: hex, over all that changes an id.
+      bytes_per_token: int32 [V], or None where one id covers texts of several lengths.
+      unknown: the id of texts that have none of their own, or None.
+    """
+
+    vocab_size: int
+    fingerprint: str
+    bytes_per_token: np.ndarray | None
+    unknown: int | None
+
+    def encode(self, text: bytes) -> Encoded:
+        """Ids of any bytes, and what each covers."""
+
+    def decode(self, ids) -> bytes:
+        """The text of ids [N]; ValueError outside 0 up to vocab_size."""
+
+    def cut(self, text: bytes) -> int:
+        """A place n, near the end of the text, where it may be cut: whatever follows,
+        encode(text[:n]) and then encode(text[n:] + more) are encode(text + more).
+
+        0 if the text has no such place that is cheap to find.
+        """
+
+
+class Bytes:
+    """Token = byte."""
+
+    vocab_size = 256
+    fingerprint = hashlib.sha256(b"bytes 256").hexdigest()
+    bytes_per_token = np.ones(256, np.int32)
+    unknown = None
+
+    def encode(self, text: bytes) -> Encoded:
+        return Encoded(np.frombuffer(text, np.uint8).astype(np.int32))
+
+    def decode(self, ids) -> bytes:
+        return bytes(np.asarray(ids).tolist())
+
+    def cut(self, text: bytes) -> int:
+        return len(text)
+
+
+TOKENIZERS = {"bytes": lambda data, source, cache: Bytes()}
