@@ -92,6 +92,7 @@ def get_config() -> ConfigDict:
             log_every="10 steps",
             prompt="In the beginning ",
             sample_tokens=200,
+            record=(),  # metrics also to: tensorboard, wandb, trackio
         )
     )
     return config

@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
+def read_json(path: Path) -> dict:
+    """A JSON file's object; empty where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def read_lines(path: Path) -> list[dict]:
     """Objects of a JSONL file; a torn last line is dropped, another is a ValueError."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -130,13 +135,13 @@ def read_comparison(folder: Path) -> Comparison:
     results, rows, reasons = {}, {}, {}
     for run in plan["runs"]:
         workdir, name = folder / run["workdir"], run["id"]
-        if result := _read_json(workdir / "result.json"):
+        if result := read_json(workdir / "result.json"):
             results[name] = result
         if (workdir / "metrics.jsonl").exists():
             rows[name] = read_rows(workdir / "metrics.jsonl")
         if reason := _reason(results.get(name), attempts.get(name)):
             reasons[name] = reason
-    yardsticks = _read_json(folder / "yardsticks.json") or {"bits_per_byte": {}}
+    yardsticks = read_json(folder / "yardsticks.json") or {"bits_per_byte": {}}
     tables = {}
     for match in plan["matches"]:
         best = plan.get("best", {}).get(match["name"], {})
@@ -157,13 +162,8 @@ def read_comparison(folder: Path) -> Comparison:
             yardsticks["bits_per_byte"],
             frozenset(arm for arm, chosen in best.items() if chosen["edge"]),
         )
-    timed = _read_json(folder / "speed.json")
+    timed = read_json(folder / "speed.json")
     return Comparison(folder, plan, tables, reasons, results, rows, yardsticks, timed)
-
-
-def _read_json(path: Path) -> dict:
-    """A JSON file's object; empty where there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _final(plan: dict) -> list[dict]:

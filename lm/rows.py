@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -35,13 +36,17 @@ class Rows:
         durations: Durations,
         batch_tokens: int,
         progress: Progress,
+        record: Callable[[dict], None],
     ):
+        """`record` is told each row: those that are there, and each that is written."""
         truncate_rows(path, step)
         rows = read_rows(path) if path.exists() else []
         self.validated = {row["step"] for row in rows if row["kind"] == "validation"}
-        self._path, self._progress = path, progress
+        self._path, self._progress, self._record = path, progress, record
         self._durations, self._tokens = durations, batch_tokens
         self._pending: deque[tuple[int, int, dict]] = deque()
+        for row in rows:
+            record(row)
 
     def add(self, step: int, batch: int, metrics: dict) -> None:
         """Takes the hash of an update's batch and its metrics, still on the device."""
@@ -77,4 +82,6 @@ class Rows:
 
     def _append(self, kind: str, step: int, values: dict, **more) -> None:
         row = {"kind": kind, "step": step, "tokens": step * self._tokens}
-        append_row(self._path, row | values | more)
+        row |= values | more
+        append_row(self._path, row)
+        self._record(row)

@@ -16,6 +16,7 @@ from lm.config import ConfigError
 from lm.data import TrainBatches, prepare
 from lm.program import Program, program
 from lm.progress import Progress
+from lm.record import Record
 from lm.rows import Diverged, Rows
 from lm.signals import Preempted
 from lm.step import TrainState
@@ -36,14 +37,18 @@ def run(config, workdir: Path) -> dict:
             result = json.loads(path.read_text())
             print(f"{workdir}: {result['status']} at step {result['step']} already")
             return result
-        with closing(Checkpoints(workdir / "checkpoints", config.run.keep)) as saved:
-            result = _run(config, workdir, saved, interrupts)
-        write_json(path, result)
+        with Record(config, workdir) as record:
+            folder = workdir / "checkpoints"
+            with closing(Checkpoints(folder, config.run.keep)) as saved:
+                result = _run(config, workdir, saved, record, interrupts)
+            write_json(path, result)
         interrupts.check()
         return result
 
 
-def _run(config, workdir: Path, checkpoints: Checkpoints, interrupts) -> dict:
+def _run(
+    config, workdir: Path, checkpoints: Checkpoints, record: Record, interrupts
+) -> dict:
     begin = time.perf_counter()
     runtime.keep_compiled()
     corpus = prepare(config.data)
@@ -80,7 +85,7 @@ def _run(config, workdir: Path, checkpoints: Checkpoints, interrupts) -> dict:
         step, first = _start(config, workdir, compiled, checkpoints, meta)
         progress = Progress(steps, batch_tokens, step, meta["seconds"])
         path = workdir / "metrics.jsonl"
-        rows = Rows(path, step, durations, batch_tokens, progress)
+        rows = Rows(path, step, durations, batch_tokens, progress, record)
         state = first  # from here on a signal finds something to save
         train_step = compiled.train_step
         progress.start()

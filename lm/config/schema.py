@@ -54,7 +54,9 @@ def keys(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Key]:
             if isinstance(value, ConfigDict):
                 walk(value, f"{prefix}{name}.")
             else:
-                item = type(value[0]) if isinstance(value, tuple) else None
+                item = None
+                if isinstance(value, tuple):  # an empty one is of names
+                    item = type(value[0]) if value else str
                 kind = section.get_type(name)
                 found[prefix + name] = Key(kind, item, value is None, value)
 

@@ -1,6 +1,7 @@
 """What a config may say: names, ranges, contradictions and durations."""
 
 import glob
+import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def check(values: dict[str, Any]) -> None:
     _check_block(values)
     _check_data(values)
     _check_batch(values)
+    _check_record(values["run.record"])
     durations(values)
 
 
@@ -160,6 +162,20 @@ def _check_data(values: dict[str, Any]) -> None:
             f"data.split={split!r} must be three positive fractions with sum 1: "
             "train, validation, test"
         )
+
+
+def _check_record(names: tuple[str, ...]) -> None:
+    """Raise for a writer of metrics that there is not, or that is not installed."""
+    from lm.record import WRITERS
+
+    for name in names:
+        choose("run.record", name, WRITERS)
+        package = WRITERS[name].package
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"run.record={name!r} needs a package that is not installed: "
+                f"pip install {package}"
+            )
 
 
 def _check_batch(values: dict[str, Any]) -> None:
