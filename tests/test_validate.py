@@ -67,6 +67,8 @@ CONTRADICTIONS = [
     (dict(data__corpus="text"), "needs data.path"),
     (dict(data__corpus="text", data__path="no/such*"), "data.path='no/such*'"),
     (dict(data__path="a.txt"), "--config.data.corpus=text"),
+    (dict(data__corpus="tfds"), "--config.data.path=wiki40b/en"),
+    (dict(data__corpus="pystdlib", data__path="a"), "with data.corpus='pystdlib'"),
     (dict(data__tokenizer="byte"), "did you mean 'bytes'"),
     (dict(data__document="page"), "valid are file, line, paragraph"),
     (dict(data__invalid_utf8="drop"), "valid are replace, error, keep"),

@@ -109,7 +109,7 @@ def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 # Keys that change nothing, or, as the devices do, no more than the last bits.
-FREE = re.compile(r"run\..*|mesh\..*|train\.micro_tokens|name|data\.cache")
+FREE = re.compile(r"run\..*|mesh\..*|train\.micro_tokens|name|data\.(cache|tfds_dir)")
 
 
 def changes_result(key: str) -> bool:

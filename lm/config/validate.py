@@ -34,6 +34,8 @@ RANGES = (
     ("mesh.data mesh.fsdp", lambda x: x == -1 or x >= 1, "at least 1, or -1: the rest"),
     ("name run.prompt", lambda x: x != "", "a text that is not empty"),
 )
+# Corpora that read data.path, each with an example.
+PATHS = {"text": "'books/*.txt'", "tfds": "wiki40b/en"}
 
 
 def choices() -> dict[str, tuple[str, ...]]:
@@ -140,22 +142,23 @@ def check_mixer(name: str, fields: dict[str, Any], values: dict[str, Any]) -> No
 
 def _check_data(values: dict[str, Any]) -> None:
     """Raise for a corpus without its files, keys of another corpus, a bad split."""
-    path, split = values["data.path"], values["data.split"]
-    if values["data.corpus"] == "text":
-        if not path:
-            raise ConfigError(
-                "data.corpus='text' needs data.path, for example "
-                "--config.data.path='books/*.txt'"
-            )
+    corpus, path = values["data.corpus"], values["data.path"]
+    split = values["data.split"]
+    if path and corpus not in PATHS:
+        raise ConfigError(
+            f"data.path={path!r} is not read with data.corpus={corpus!r}; add "
+            f"--config.data.corpus={', or '.join(PATHS)}"
+        )
+    if corpus in PATHS and not path:
+        raise ConfigError(
+            f"data.corpus={corpus!r} needs data.path, for example "
+            f"--config.data.path={PATHS[corpus]}"
+        )
+    if corpus in PATHS and corpus != "tfds":
         literal = Path(path).expanduser()
         found = [literal, *map(Path, glob.glob(str(literal), recursive=True))]
         if not any(file.is_file() for file in found):
             raise ConfigError(f"data.path={path!r} is no file, and matches none")
-    elif values["data.corpus"] == "kjv" and path is not None:
-        raise ConfigError(
-            f"data.path={path!r} is not read with data.corpus='kjv'; add "
-            "--config.data.corpus=text"
-        )
     good = len(split) == 3 and min(split) > 0 and abs(sum(split) - 1) < 1e-6
     if not good:
         raise ConfigError(

@@ -4,13 +4,17 @@ A corpus is a function of `config.data`.
 """
 
 import codecs
-import glob
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import platform
+import sysconfig
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+from lm.data import files
+from lm.data.source import Document, Source
+from lm.data.tfds import tfds
 from lm.errors import ConfigError
 
 INVALID_UTF8 = ("replace", "error", "keep")
@@ -25,34 +29,6 @@ POLICY_COUNTS = (
     "documents_split",  # longer than max_document: each piece is a document
     "longest_document_tokens",  # before it was cut
 )
-
-
-class Document(NamedTuple):
-    """Raw bytes of one document, and the file and byte offset they start at."""
-
-    text: bytes
-    file: str
-    offset: int
-
-
-class Source(NamedTuple):
-    """A corpus before tokenisation.
-
-    Attributes:
-      name: what a person calls it.
-      version: of the package, or {file: bytes}.
-      sha256: of the raw bytes, parts end to end.
-      parts: bytes of each part (book, file); with sha256 they name the content.
-      rule: how parts are cut into documents.
-      documents: each call reads the documents once more, one at a time.
-    """
-
-    name: str
-    version: str | dict[str, int]
-    sha256: str
-    parts: tuple[int, ...]
-    rule: str
-    documents: Callable[[], Iterator[Document]]
 
 
 def kjv(data) -> Source:
@@ -88,26 +64,55 @@ def kjv(data) -> Source:
     )
 
 
+def pystdlib(data) -> Source:
+    """The standard library of the Python that runs; a document is a source file.
+
+    Without installed packages, tests (of which some are no text, and which not every
+    system installs) and what its own build wrote.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+    found = [
+        str(path)
+        for path in sorted(root.rglob("*.py"))
+        if not left_out.intersection(parts := path.relative_to(root).parts)
+        and not parts[0].startswith(("config-", "_sysconfigdata"))
+    ]
+    if not found:
+        raise ConfigError(
+            f"data.corpus='pystdlib': {str(root)!r} holds no source files; run a "
+            "Python that comes with them"
+        )
+    sha256, sizes = files.digest(found)
+
+    def documents() -> Iterator[Document]:
+        for path in found:
+            with files.opened(path) as file:
+                yield Document(file.read(), path, 0)
+
+    return Source(
+        name="Python standard library",
+        version=platform.python_version(),
+        sha256=sha256,
+        parts=sizes,
+        rule="file",
+        documents=documents,
+        facts={"files": len(found)},
+    )
+
+
 def text(data) -> Source:
     """Local files, `data.path`; a document is a file, line or paragraph of one."""
     if data.document not in UNITS:
         raise ConfigError(
             f"data.document={data.document!r} is unknown; use one of {', '.join(UNITS)}"
         )
-    files = _files(data.path)
-    whole = hashlib.sha256()
-    parts = []
-    for path in files:
-        with _open(path) as file:
-            size = 0
-            while block := file.read(1 << 20):
-                whole.update(block)
-                size += len(block)
-        parts.append(size)
+    found = files.matches("text", data.path)
+    sha256, parts = files.digest(found)
 
     def documents() -> Iterator[Document]:
-        for path in files:
-            with _open(path) as file:
+        for path in found:
+            with files.opened(path) as file:
                 offset = 0
                 for unit in UNITS[data.document](file):
                     yield Document(unit, path, offset)
@@ -115,39 +120,12 @@ def text(data) -> Source:
 
     return Source(
         name=data.path,
-        version=dict(zip(files, parts, strict=True)),
-        sha256=whole.hexdigest(),
-        parts=tuple(parts),
+        version=dict(zip(found, parts, strict=True)),
+        sha256=sha256,
+        parts=parts,
         rule=data.document,
         documents=documents,
     )
-
-
-def _files(path: str | None) -> list[str]:
-    """Files that `path` (a file or a glob) names, sorted; ConfigError if none."""
-    if not path:
-        raise ConfigError(
-            "data.path is empty and data.corpus='text' needs it; give a file or a glob"
-        )
-    path = str(Path(path).expanduser())
-    found = [path] if Path(path).exists() else glob.glob(path, recursive=True)
-    files = sorted(name for name in found if Path(name).is_file())
-    if not files:
-        raise ConfigError(
-            f"data.path={path!r} matches no file; give a file or a glob such as "
-            f"{str(Path(path) / '*.txt') if Path(path).is_dir() else 'texts/*.txt'!r}"
-        )
-    return files
-
-
-def _open(path: str) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise ConfigError(
-            f"data.path: {path!r} cannot be read ({error.strerror}); make it readable "
-            "or narrow the glob"
-        ) from error
 
 
 def _file(file: BinaryIO) -> Iterable[bytes]:
@@ -207,4 +185,4 @@ def clean(document: Document, invalid_utf8: str, counts: dict) -> bytes:
 
 # Each cuts an open file into documents; put end to end they are the file.
 UNITS = {"file": _file, "line": _lines, "paragraph": _paragraphs}
-CORPORA = {"kjv": kjv, "text": text}
+CORPORA = {"kjv": kjv, "pystdlib": pystdlib, "text": text, "tfds": tfds}

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from lm.data.corpora import CORPORA, INVALID_UTF8, POLICY_COUNTS, Source, clean
+from lm.data.corpora import CORPORA, INVALID_UTF8, POLICY_COUNTS, clean
+from lm.data.source import Source
 from lm.data.tokenizers import TOKENIZERS, Tokenizer
 from lm.errors import ConfigError
 
@@ -93,11 +94,15 @@ class Corpus:
         self._coarse, self._step = np.frombuffer(entries, documents.dtype), step
         self.fingerprint: str = _digest(key=stored["key"], splits=self._bounds)
         # Files of equal content share a token file: the names are this caller's own.
-        self.manifest: dict = stored | dict(
-            source=source.name,
-            version=source.version,
-            splits=self._bounds,
-            fingerprint=self.fingerprint,
+        self.manifest: dict = (
+            stored
+            | source.facts
+            | dict(
+                source=source.name,
+                version=source.version,
+                splits=self._bounds,
+                fingerprint=self.fingerprint,
+            )
         )
 
     def tokens(self, split: str) -> np.ndarray:
