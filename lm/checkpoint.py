@@ -29,6 +29,13 @@ class SaveFailed(RuntimeError):
     """A step could not be written; it is not listed."""
 
 
+def steps_of(folder: Path) -> list[int]:
+    """Committed steps of a folder of checkpoints, ascending."""
+    if not folder.exists():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
 class Checkpoints:
     """The steps of one folder, the newest `keep` of them kept. One writer at a time.
 
@@ -50,9 +57,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Committed steps, ascending."""
-        if not self.folder.exists():
-            return []
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+        return steps_of(self.folder)
 
     def latest(self) -> int | None:
         """The newest committed step, or None."""

@@ -55,10 +55,22 @@ def _show(show, folder: Path, message, *where) -> None:
 
 
 def _cpu_model() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
+    """A line of /proc/cpuinfo, of the first CPU; "" where there is none."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
-    return names[0].strip() if names else platform.processor() or platform.machine()
+    found = [line.split(":", 1)[1] for line in lines if line.startswith(field)]
+    return found[0].strip() if found else ""
+
+
+def instructions() -> str:
+    """The CPU's architecture and the vector instructions that XLA may choose."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    vector = re.compile(r"(avx|fma|f16c|amx|sve|asimd|bf16|i8mm)")
+    return " ".join([platform.machine(), *filter(vector.match, flags)])
 
 
 def _cpus() -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lm import config as configs
 from lm import count, evaluate, generate, optim, runtime, sharding, signals
+from lm.card import Card
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.data import TrainBatches, prepare
@@ -37,17 +38,23 @@ def run(config, workdir: Path) -> dict:
             result = json.loads(path.read_text())
             print(f"{workdir}: {result['status']} at step {result['step']} already")
             return result
-        with Record(config, workdir) as record:
+        with Card(config, workdir) as card, Record(config, workdir) as record:
             folder = workdir / "checkpoints"
             with closing(Checkpoints(folder, config.run.keep)) as saved:
-                result = _run(config, workdir, saved, record, interrupts)
+                result = _run(config, workdir, saved, card, record, interrupts)
             write_json(path, result)
+            card.end(result)
         interrupts.check()
         return result
 
 
 def _run(
-    config, workdir: Path, checkpoints: Checkpoints, record: Record, interrupts
+    config,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    card: Card,
+    record: Record,
+    interrupts,
 ) -> dict:
     begin = time.perf_counter()
     runtime.keep_compiled()
@@ -83,6 +90,7 @@ def _run(
     step, state = 0, None
     try:
         step, first = _start(config, workdir, compiled, checkpoints, meta)
+        card.start(step, corpus.manifest)
         progress = Progress(steps, batch_tokens, step, meta["seconds"])
         path = workdir / "metrics.jsonl"
         rows = Rows(path, step, durations, batch_tokens, progress, record)

@@ -13,8 +13,8 @@ import pytest
 
 from lm import record, train
 from lm.config import ConfigError
-from lm.record import WRITERS
 from lm.results import read_lines
+from lm.writers import WRITERS
 from tests import runs
 
 

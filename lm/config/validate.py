@@ -169,7 +169,7 @@ def _check_data(values: dict[str, Any]) -> None:
 
 def _check_record(names: tuple[str, ...]) -> None:
     """Raise for a writer of metrics that there is not, or that is not installed."""
-    from lm.record import WRITERS
+    from lm.writers import WRITERS
 
     for name in names:
         choose("run.record", name, WRITERS)
