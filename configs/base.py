@@ -15,11 +15,11 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         dict(
-            corpus="kjv",  # kjv | pystdlib | text | tfds
-            # text: a file or a glob; tfds: name[/config][:version]
+            corpus="kjv",  # kjv | pystdlib | text | jsonl | parquet | tfds
+            # text, jsonl, parquet: a file or a glob; tfds: name[/config][:version]
             path=placeholder(str),
             document="file",  # corpus="text": file | line | paragraph
-            column="text",  # tfds: the feature that is the text
+            column="text",  # jsonl, parquet, tfds: what of a row is the text
             tfds_split="train",  # tfds: also slices and sums, train[:10%]+test
             tfds_dir=placeholder(str),  # tfds: where sets are; default: TFDS's own
             invalid_utf8="replace",  # replace | error | keep

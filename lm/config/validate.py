@@ -35,7 +35,12 @@ RANGES = (
     ("name run.prompt", lambda x: x != "", "a text that is not empty"),
 )
 # Corpora that read data.path, each with an example.
-PATHS = {"text": "'books/*.txt'", "tfds": "wiki40b/en"}
+PATHS = {
+    "text": "'books/*.txt'",
+    "jsonl": "'pages/*.jsonl.gz'",
+    "parquet": "'pages/*.parquet'",
+    "tfds": "wiki40b/en",
+}
 
 
 def choices() -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from lm.data import files
 from lm.data.source import Document, Source
+from lm.data.tables import jsonl, parquet
 from lm.data.tfds import tfds
 from lm.errors import ConfigError
 
@@ -185,4 +186,11 @@ def clean(document: Document, invalid_utf8: str, counts: dict) -> bytes:
 
 # Each cuts an open file into documents; put end to end they are the file.
 UNITS = {"file": _file, "line": _lines, "paragraph": _paragraphs}
-CORPORA = {"kjv": kjv, "pystdlib": pystdlib, "text": text, "tfds": tfds}
+CORPORA = {
+    "kjv": kjv,
+    "pystdlib": pystdlib,
+    "text": text,
+    "jsonl": jsonl,
+    "parquet": parquet,
+    "tfds": tfds,
+}
