@@ -16,7 +16,7 @@ EPILOGUE = """
 
 Exit codes:
   0   done
-  1   programming error, with its traceback
+  1   programming error, with its traceback; doctor: something is wrong
   2   bad input, named in one line
   3   the run diverged
   4   some runs of a comparison failed
@@ -150,6 +150,12 @@ def _bench(values: dict, overrides: dict) -> int:
     return 0
 
 
+def _doctor(values: dict, overrides: dict) -> int:
+    from lm import doctor
+
+    return doctor.run(values["json"])
+
+
 def _report(values: dict, overrides: dict) -> int:
     out = Path(values["OUT"])
     if not (out / "plan.json").is_file():
@@ -247,6 +253,11 @@ COMMANDS = {
         ),
         positional="WHAT",
         config=True,
+    ),
+    "doctor": Command(
+        _doctor,
+        "Say what this machine has, how fast it is, what is wrong and the fix.",
+        (Flag("json", False, "print everything, as JSON", bool),),
     ),
     "report": Command(
         _report, "Write a comparison's report again from its files.", (), "OUT"
