@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
             duration="400 steps",
             batch_tokens=2048,  # global, whatever the number of devices
             micro_tokens=placeholder(int),  # most tokens a device holds at once
+            state="reset",  # reset: rows start afresh | carry: truncated BPTT
             init_from=placeholder(str),  # workdir whose parameters start this run
         )
     )

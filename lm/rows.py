@@ -15,10 +15,12 @@ from lm.workdir import append_row, truncate_rows
 
 
 class Diverged(Exception):
-    """Update `step` gave a loss, gradient or parameters that are not finite."""
+    """Update `step` gave a loss, gradient, parameters or state that is not finite."""
 
     def __init__(self, step: int):
-        super().__init__(f"loss, gradient or parameters not finite at step {step}")
+        super().__init__(
+            f"loss, gradient, parameters or carried state not finite at step {step}"
+        )
         self.step = step
 
 

@@ -1,7 +1,7 @@
 """Meshes and shardings, decided outside the model by the path of a leaf."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -40,9 +40,14 @@ def mesh(config) -> jax.sharding.Mesh:
     )
 
 
+def _first_axis(path: str) -> int:
+    """The axis after that of the repeats, over which layers of `units` are stacked."""
+    return 1 if re.search(r"(^|/)units/", path) else 0
+
+
 def parameter_spec(path: str, shape, fsdp: int) -> PartitionSpec:
     """How one leaf of parameters (or of their moments) is split."""
-    first = 1 if re.search(r"(^|/)units/", path) else 0
+    first = _first_axis(path)
     axes = [i for i in range(first, len(shape)) if shape[i] % fsdp == 0]
     if fsdp == 1 or not axes or re.search(REPLICATED, path):
         return PartitionSpec()
@@ -50,11 +55,22 @@ def parameter_spec(path: str, shape, fsdp: int) -> PartitionSpec:
     return PartitionSpec(*[None] * largest, "fsdp")
 
 
+def by_rows(function: Callable, carried):
+    """function(leaf, axis of the rows) of every leaf of a state of the model."""
+    apply = lambda path, x: function(x, _first_axis(path))
+    return jax.tree.map(apply, paths(carried), carried)
+
+
 def of_state(mesh, abstract):
-    """Shardings of a training state: moments follow their parameters' paths."""
+    """Shardings of a training state: moments follow their parameters' paths.
+
+    What is carried from batch to batch follows the rows.
+    """
     fsdp = mesh.shape["fsdp"]
     spec = lambda path, x: NamedSharding(mesh, parameter_spec(path, x.shape, fsdp))
-    return jax.tree.map(spec, paths(abstract), abstract)
+    split = lambda x, axis: NamedSharding(mesh, PartitionSpec(*[None] * axis, AXES))
+    shardings = jax.tree.map(spec, paths(abstract), abstract)
+    return shardings._replace(carried=by_rows(split, abstract.carried))
 
 
 def rows(mesh) -> NamedSharding:

@@ -1,6 +1,11 @@
-"""The training step: micro-batches summed, divided once, one update."""
+"""The training step: micro-batches summed, divided once, one update.
+
+With train.state = "carry" it is one of truncated backpropagation through time: a row
+starts from the state that the one before it in the text ended with, as a constant.
+"""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,20 +23,41 @@ class TrainState(NamedTuple):
     params: Any
     optimizer: Any
     step: jax.Array
+    carried: Any = ()  # the recurrent state of every row, with train.state = "carry"
+
+
+# train.state -> (model, rows, context) -> TrainState.carried before the first step.
+# Attention keeps as many tokens as a batch has: Dai et al. 2019, arXiv 1901.02860.
+CARRIED: dict[str, Callable] = {
+    "reset": lambda model, rows, context: (),
+    "carry": lambda model, rows, context: model.initial_state(rows, context),
+}
 
 
 def initial_state(model, config, seed) -> TrainState:
     """Parameters, moments and step 0; jit it, so that there is one path to them."""
     params = model.initial_params(seed)
-    return TrainState(params, optim.adam(config).init(params), jnp.int32(0))
+    context = config.data.context
+    rows = config.train.batch_tokens // context
+    carried = CARRIED[config.train.state](model, rows, context)
+    return TrainState(params, optim.adam(config).init(params), jnp.int32(0), carried)
 
 
-def _micro(batch, count: int):
-    """[B, ...] -> [count, B / count, ...], dealt out so that no row changes device."""
-    deal = lambda x: jnp.moveaxis(
-        x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0
-    )
+def _micro(batch, count: int, axis: int = 0):
+    """[B, ...] -> [count, B / count, ...], dealt out so that no row changes device.
+
+    axis: that of B; the new one is the first.
+    """
+    split = lambda s: (*s[:axis], s[axis] // count, count, *s[axis + 1 :])
+    deal = lambda x: jnp.moveaxis(x.reshape(split(x.shape)), axis + 1, 0)
     return jax.tree.map(deal, batch)
+
+
+def _whole(x, axis: int):
+    """The inverse of `_micro`, of one array."""
+    x = jnp.moveaxis(x, 0, axis + 1)
+    size = x.shape[axis] * x.shape[axis + 1]
+    return x.reshape(*x.shape[:axis], size, *x.shape[axis + 2 :])
 
 
 def train_step(model, config, micro_batches: int, state: TrainState, batch, hyper):
@@ -50,28 +76,34 @@ def _train_step(model, config, micro_batches: int, state: TrainState, batch, hyp
     key = layers.fold(jax.random.key(hyper.seed), state.step, DROPOUT)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(B))
 
-    def nats(params, batch, keys_B):
+    def nats(params, batch, keys_B, carried):
         seq = batch.seq._replace(key=keys_B)
-        empty = model.initial_state(batch.tokens.shape[0], 0)
-        x_BxTxD, head_VxD, _ = model.apply(
-            {"params": params}, batch.tokens, seq, empty, method="hidden"
+        before = carried or model.initial_state(batch.tokens.shape[0], 0)
+        x_BxTxD, head_VxD, after = model.apply(
+            {"params": params}, batch.tokens, seq, before, method="hidden"
         )
-        return loss.cross_entropy(x_BxTxD, head_VxD, batch.targets, batch.weights)
+        value = loss.cross_entropy(x_BxTxD, head_VxD, batch.targets, batch.weights)
+        return value[0], (value[1], after if carried else ())
+
+    # Of the parameters alone: so no gradient crosses the border of a batch.
+    slope = jax.value_and_grad(nats, has_aux=True)
 
     def add(total, micro):
-        value, grads = jax.value_and_grad(nats, has_aux=True)(state.params, *micro)
-        return jax.tree.map(jnp.add, total, (value, grads)), None
+        (sum_nats, (sum_weights, carried)), grads = slope(state.params, *micro)
+        return jax.tree.map(jnp.add, total, ((sum_nats, sum_weights), grads)), carried
 
     if micro_batches == 1:
-        value, grads = jax.value_and_grad(nats, has_aux=True)(
-            state.params, batch, keys_B
+        (sum_nats, (sum_weights, carried)), grads = slope(
+            state.params, batch, keys_B, state.carried
         )
     else:
         zero = jax.tree.map(jnp.zeros_like, state.params)
         total = ((jnp.float32(0), jnp.float32(0)), zero)
-        micro = _micro((batch, keys_B), micro_batches)
-        (value, grads), _ = jax.lax.scan(add, total, micro)
-    sum_nats, sum_weights = value
+        deal = lambda x, axis: _micro(x, micro_batches, axis)
+        carried = sharding.by_rows(deal, state.carried)
+        micro = (*_micro((batch, keys_B), micro_batches), carried)
+        ((sum_nats, sum_weights), grads), carried = jax.lax.scan(add, total, micro)
+        carried = sharding.by_rows(_whole, carried)
     grads = jax.tree.map(lambda g: g / sum_weights, grads)
     params, moments, metrics = optim.update(
         config, grads, state.optimizer, state.params, state.step, hyper
@@ -79,7 +111,16 @@ def _train_step(model, config, micro_batches: int, state: TrainState, batch, hyp
     # With the norm of the new parameters every way to diverge shows in the metrics.
     norm = optax.global_norm(params)
     metrics |= {"loss": sum_nats / sum_weights, "param_norm": norm}
-    return TrainState(params, moments, state.step + 1), metrics
+    metrics |= _extent(carried)
+    return TrainState(params, moments, state.step + 1, carried), metrics
+
+
+def _extent(carried) -> dict:
+    """The largest magnitude in a carried state: a state can be lost and no loss yet."""
+    leaves = [x for x in jax.tree.leaves(carried) if x.size]
+    values = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    most = [jnp.abs(x).max().astype(jnp.float32) for x in values]
+    return {"state_max": jnp.stack(most).max()} if most else {}
 
 
 def jit_train_step(model, config, mesh, state_sharding, micro_batches: int):

@@ -14,7 +14,7 @@ from lm import count, evaluate, generate, optim, runtime, sharding, signals
 from lm.card import Card
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
-from lm.data import TrainBatches, prepare
+from lm.data import TRAIN_BATCHES, prepare
 from lm.program import Program, program
 from lm.progress import Progress
 from lm.record import Record
@@ -61,7 +61,9 @@ def _run(
     corpus = prepare(config.data)
     _same_data(corpus, workdir)
     batch_tokens, context = config.train.batch_tokens, config.data.context
-    batches = TrainBatches(corpus, context, batch_tokens // context, config.seed)
+    batches = TRAIN_BATCHES[config.train.state](
+        corpus, context, batch_tokens // context, config.seed
+    )
     durations = configs.durations(config, batches.steps_per_epoch)
     steps = durations.steps
     hyper = optim.hyper(config, steps, durations.warmup)

@@ -9,7 +9,7 @@ import time
 import jax
 
 from lm import cli, evaluate, generate, train
-from lm.data import TrainBatches
+from lm.data import TRAIN_BATCHES
 
 
 def tell(owner, name: str, point: str, sleep: float = 0) -> None:
@@ -42,15 +42,18 @@ def slow_evaluation(point: str) -> None:
 
 def slow_steps(point: str, first: int, sleep: float) -> None:
     """Batches from step `first` on come `sleep` seconds late."""
-    original = TrainBatches.__call__
 
-    def call(self, step):
-        if step == first:
-            print(f"at {point}", flush=True)
-        time.sleep(sleep if step >= first else 0)
-        return original(self, step)
+    def slow(original):
+        def call(self, step):
+            if step == first:
+                print(f"at {point}", flush=True)
+            time.sleep(sleep if step >= first else 0)
+            return original(self, step)
 
-    TrainBatches.__call__ = call
+        return call
+
+    for batches in TRAIN_BATCHES.values():
+        batches.__call__ = slow(batches.__call__)
 
 
 def main(point: str, arguments: list[str]) -> int:

@@ -14,11 +14,15 @@ from lm.program import program
 from lm.signals import EXIT_PREEMPTED
 from tests import runs
 
+CARRY = {"train.state": "carry"}
 KINDS = {
-    "nonlinear": ("lstm",),
-    "diagonal": ("rglru",),
-    "cache": ("attention",),
-    "hybrid": ("lstm", "attention"),
+    "nonlinear": runs.settings(("lstm",)),
+    "diagonal": runs.settings(("rglru",)),
+    "cache": runs.settings(("attention",)),
+    "hybrid": runs.settings(("lstm", "attention")),
+    "carried": runs.settings(("lstm",)) | CARRY,
+    "carried matrix": runs.settings(("gated_deltanet",)) | CARRY,
+    "carried cache": runs.settings(("attention",)) | CARRY,
 }
 
 
@@ -32,10 +36,7 @@ def cache(tmp_path_factory):
 def unbroken(cache, tmp_path_factory):
     """{kind: workdir} of runs that nothing disturbed, made by one process."""
     folder = tmp_path_factory.mktemp("unbroken")
-    commands = [
-        runs.flags(runs.settings(pattern), folder / kind)
-        for kind, pattern in KINDS.items()
-    ]
+    commands = [runs.flags(settings, folder / kind) for kind, settings in KINDS.items()]
     code = f"from lm import cli\nfor c in {commands!r}: assert cli.main(c) == 0"
     with runs.Process("-c", code, cache=cache) as process:
         process.end()
@@ -58,7 +59,7 @@ def killed_in_a_save(settings, workdir, cache, step):
 def test_killed_in_a_save_and_between_saves_ends_bitwise_equal(
     kind, unbroken, cache, tmp_path
 ):
-    settings = runs.settings(KINDS[kind])
+    settings = KINDS[kind]
     workdir = killed_in_a_save(settings, tmp_path, cache, step=4)
     assert Checkpoints(workdir / "checkpoints", 2).steps() == [2]
 
@@ -166,7 +167,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     unbroken, cache, tmp_path
 ):
     """The newest is set aside with a warning, the replayed rows are cut."""
-    settings = runs.settings(KINDS["diagonal"])
+    settings = KINDS["diagonal"]
     with runs.stopped_at("stuck=5", settings, tmp_path, cache) as process:
         saved = tmp_path / "checkpoints" / "4"
         process.until("at stuck=5").waits_for(saved).kill()

@@ -39,11 +39,14 @@ VALUES = {
     "run.log_every": "1 steps",
     "run.sample_tokens": 0,
 }
+CARRY = {"train.state": "carry"}
 MESHES = {
     "data8": {"mesh.data": -1},  # -1: so that one device may go on
     "fsdp8": {"mesh.data": 1, "mesh.fsdp": -1},
     "data4_fsdp2": {"mesh.data": 4, "mesh.fsdp": 2},
+    "carried": {"mesh.data": 4, "mesh.fsdp": 2} | CARRY,
 }
+ONE = {"carried": {"mesh.data": 1, "mesh.fsdp": 1}}  # may go on under another mesh
 EIGHT = """
 import json, sys
 import jax
@@ -51,19 +54,19 @@ jax.config.update("jax_num_cpu_devices", 8)
 from pathlib import Path
 from lm import optim, sharding, train
 from lm.checkpoint import flatten
-from lm.data import TrainBatches, prepare
+from lm.data import TrainStreams, prepare
 from lm.errors import ConfigError
 from lm.program import program
-from tests.test_topology import MESHES, resolved
+from tests.test_topology import CARRY, MESHES, resolved
 
 assert jax.device_count() == 8
 out = Path(sys.argv[1])
 for name, mesh in MESHES.items():
     train.run(resolved(mesh), out / name)
 
-config = resolved(MESHES["fsdp8"])
+config = resolved(MESHES["fsdp8"] | CARRY)
 compiled, corpus = program(config, 256), prepare(config.data)
-batch = sharding.put(compiled.mesh, TrainBatches(corpus, 16, 8, 0)(0))
+batch = sharding.put(compiled.mesh, TrainStreams(corpus, 16, 8, 0)(0))
 state, _ = compiled.train_step(compiled.init(0), batch, optim.hyper(config, 20, 1))
 placed = {
     path: [x.nbytes, [shard.data.nbytes for shard in x.addressable_shards]]
@@ -100,14 +103,20 @@ def eight(tmp_path_factory, cache):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, cache):
-    """The workdir of the same run on one device."""
+def alone(tmp_path_factory, cache):
+    """mesh -> the workdir of the same run on one device."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         assert jax.device_count() == 1
-        workdir = tmp_path_factory.mktemp("one") / "run"
-        train.run(resolved(), workdir)
-        yield workdir
+        folder = tmp_path_factory.mktemp("one")
+        for name, changes in (("run", {}), ("carried", CARRY)):
+            train.run(resolved(changes), folder / name)
+        yield lambda mesh: folder / ("carried" if mesh == "carried" else "run")
+
+
+@pytest.fixture
+def one(alone):
+    return alone("data8")
 
 
 def compare(workdir, other):
@@ -127,18 +136,18 @@ def compare(workdir, other):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_eight_devices_train_as_one(eight, one, mesh):
-    compare(eight / mesh, one)
+def test_eight_devices_train_as_one(eight, alone, mesh):
+    compare(eight / mesh, alone(mesh))
     result = json.loads((eight / mesh / "result.json").read_text())
     assert result["machine"]["devices"] == 8
 
 
-def test_fsdp_splits_parameters_and_moments(eight):
+def test_fsdp_splits_parameters_and_moments_and_rows_what_is_carried(eight):
     placed = json.loads((eight / "placed.json").read_text())
     ends = {path.rsplit("/", 1)[1] for path in placed if "/" in path}
     assert {"kernel", "embedding", "bias", "scale"} <= ends
     for path, (total, shards) in placed.items():
-        split = path.endswith(("kernel", "embedding"))
+        split = path.endswith(("kernel", "embedding")) or path.startswith("carried/")
         assert shards == [total // 8 if split else total] * 8, path
     for part in ("params/", "optimizer/mu/", "optimizer/nu/"):
         sizes = [size for path, size in placed.items() if path.startswith(part)]
@@ -146,14 +155,14 @@ def test_fsdp_splits_parameters_and_moments(eight):
         assert held < 0.2 * sum(total for total, _ in sizes), part
 
 
-@pytest.mark.parametrize("mesh", ["data8", "fsdp8"])
-def test_a_checkpoint_of_eight_devices_goes_on_on_one(eight, one, tmp_path, mesh):
+@pytest.mark.parametrize("mesh", ["data8", "fsdp8", "carried"])
+def test_a_checkpoint_of_eight_devices_goes_on_on_one(eight, alone, tmp_path, mesh):
     workdir = tmp_path / mesh
     shutil.copytree(eight / mesh, workdir)
     (workdir / "result.json").unlink()
     shutil.rmtree(workdir / "checkpoints" / str(STEPS))
-    train.run(resolved(MESHES[mesh]), workdir)
-    compare(workdir, one)
+    train.run(resolved(MESHES[mesh] | ONE.get(mesh, {})), workdir)
+    compare(workdir, alone(mesh))
     result = json.loads((workdir / "result.json").read_text())
     machines = [(step, machine["devices"]) for step, machine in result["machines"]]
     assert machines == [(0, 8), (10, 1)]

@@ -54,6 +54,11 @@ CONTRADICTIONS = [
     (dict(train__batch_tokens=2000), "take 1920 or 2048"),
     (dict(train__batch_tokens=100), "take 128 or 128"),
     (dict(train__micro_tokens=64), "train.micro_tokens=64"),
+    (dict(train__state="cary"), "did you mean 'carry'? valid are reset, carry"),
+    (
+        dict(train__state="carry", model__position="learned", data__max_document=129),
+        "ends at data.context=128: add --config.data.max_document=128",
+    ),
     (
         dict(model__pattern="gla", model__mixers__gla__chunk=24),
         "chunk=24 must be a power of two",

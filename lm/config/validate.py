@@ -47,6 +47,7 @@ def choices() -> dict[str, tuple[str, ...]]:
     """The valid names of every key that holds one."""
     from lm.blocks import BLOCKS
     from lm.data.corpora import CORPORA, INVALID_UTF8, UNITS
+    from lm.data.loader import TRAIN_BATCHES
     from lm.data.tokenizers import TOKENIZERS
     from lm.layers import MLPS, NORMS
     from lm.model import REMAT
@@ -65,6 +66,7 @@ def choices() -> dict[str, tuple[str, ...]]:
         "model.matmul_precision": ("default", "high", "highest"),
         "model.remat": tuple(REMAT),
         "optim.schedule": tuple(SCHEDULES),
+        "train.state": tuple(TRAIN_BATCHES),
     }
 
 
@@ -205,6 +207,13 @@ def _check_batch(values: dict[str, Any]) -> None:
         raise ConfigError(
             f"eval.stream_chunk={chunk} is above data.context={context}; "
             f"take at most {context}"
+        )
+    carries = values["train.state"] == "carry" and values["model.position"] == "learned"
+    if carries and (values["data.max_document"] or math.inf) > context:
+        raise ConfigError(
+            "train.state='carry' counts positions on from batch to batch, and the "
+            f"table of model.position='learned' ends at data.context={context}: add "
+            f"--config.data.max_document={context} or take model.position=none"
         )
     data, fsdp = values["mesh.data"], values["mesh.fsdp"]
     if data == fsdp == -1:

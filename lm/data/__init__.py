@@ -1,7 +1,14 @@
 """Data: corpora, the token file, batches and yardsticks. Imports no jax."""
 
 from lm.data.corpora import CORPORA
-from lm.data.loader import Batch, TrainBatches, stream_batches, window_batches
+from lm.data.loader import (
+    TRAIN_BATCHES,
+    Batch,
+    TrainBatches,
+    TrainStreams,
+    stream_batches,
+    window_batches,
+)
 from lm.data.tokenizers import TOKENIZERS
 from lm.data.tokens import Corpus, prepare
 from lm.data.yardsticks import yardsticks
@@ -9,9 +16,11 @@ from lm.data.yardsticks import yardsticks
 __all__ = [
     "CORPORA",
     "TOKENIZERS",
+    "TRAIN_BATCHES",
     "Batch",
     "Corpus",
     "TrainBatches",
+    "TrainStreams",
     "prepare",
     "stream_batches",
     "window_batches",

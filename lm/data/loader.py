@@ -1,6 +1,6 @@
 """Batches: a pure function of the step in training, two protocols in evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -34,13 +34,7 @@ class TrainBatches:
         import grain  # imports jax, which a parent of workers must not
 
         self._corpus, self._context = corpus, context
-        tokens = len(corpus.tokens("train"))
-        self.windows = (tokens - 1) // context
-        if self.windows < 1:
-            raise ConfigError(
-                f"context={context} needs {context + 1} training tokens and there are "
-                f"{tokens}: lower data.context or give a larger file"
-            )
+        self.windows = _windows(corpus, context)
         self.steps_per_epoch: float = self.windows / rows
         # Grain shuffles epoch e with seed + e: unmixed, seed 0's second epoch would be
         # seed 1's first.
@@ -60,6 +54,64 @@ class TrainBatches:
             start_B + self._context,
             self._context,
         )
+
+
+class TrainStreams:
+    """`self(step)`: row r goes on where row r of the batch before ended.
+
+    The windows of TrainBatches lie on a ring in the order of the text. In epoch e it is
+    cut where (seed, e) says, and each row reads a contiguous part of windows // rows
+    windows: `steps_per_epoch`. A row starts afresh at its part, at the first window of
+    the text and at documents. The windows % rows last of an epoch are left out, others
+    in every epoch.
+    """
+
+    def __init__(self, corpus: Corpus, context: int, rows: int, seed: int):
+        self._corpus, self._context, self._seed = corpus, context, seed
+        self.windows = _windows(corpus, context)
+        if self.windows < rows:
+            raise ConfigError(
+                f"train.state='carry' gives each row of a batch a part of the text, "
+                f"and {self.windows} windows of data.context={context} training tokens "
+                f"are too few for {rows} rows: lower train.batch_tokens or "
+                "data.context, or give a larger file"
+            )
+        self.steps_per_epoch: int = self.windows // rows
+        self._row_B = np.arange(rows)
+
+    def __call__(self, step: int) -> Batch:
+        """Batch of a step >= 0, whatever was asked for before."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        drawn = np.random.SeedSequence((self._seed, epoch)).generate_state(1, np.uint64)
+        first_B = int(drawn[0] % self.windows) + self._row_B * self.steps_per_epoch
+        window_B = first_B + place
+        passed_B = window_B // self.windows > first_B // self.windows  # the text's end
+        origin_B = np.where(passed_B, 0, first_B % self.windows) * self._context
+        start_B = window_B % self.windows * self._context
+        return _batch(
+            self._corpus.tokens("train"),
+            self._corpus.documents("train"),
+            self._corpus.opened("train", start_B),
+            origin_B,
+            start_B,
+            start_B + self._context,
+            self._context,
+        )
+
+
+# train.state -> the batches of training.
+TRAIN_BATCHES: dict[str, Callable] = {"reset": TrainBatches, "carry": TrainStreams}
+
+
+def _windows(corpus: Corpus, context: int) -> int:
+    """Windows of `context` + 1 training tokens that overlap by one; at least 1."""
+    tokens = len(corpus.tokens("train"))
+    if tokens <= context:
+        raise ConfigError(
+            f"context={context} needs {context + 1} training tokens and there are "
+            f"{tokens}: lower data.context or give a larger file"
+        )
+    return (tokens - 1) // context
 
 
 def window_batches(

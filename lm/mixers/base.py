@@ -41,7 +41,8 @@ class Mixer(nn.Module):
         """The state before any token: its bytes are the reported state size.
 
         Args:
-          capacity: past tokens that an attention state keeps: 0 in training.
+          capacity: past tokens that an attention state keeps: 0 in training, or
+            data.context with train.state = "carry".
         """
         raise NotImplementedError
 

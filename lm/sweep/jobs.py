@@ -10,7 +10,7 @@ import numpy as np
 
 from lm import config as configs
 from lm import count, model, optim, runtime, sharding, train
-from lm.data import TrainBatches, prepare
+from lm.data import TRAIN_BATCHES, prepare
 from lm.program import program
 
 
@@ -54,7 +54,9 @@ def speed(config_json: str, seconds: float) -> dict:
     runtime.keep_compiled()
     corpus = prepare(config.data)
     rows = config.train.batch_tokens // config.data.context
-    batches = TrainBatches(corpus, config.data.context, rows, config.seed)
+    batches = TRAIN_BATCHES[config.train.state](
+        corpus, config.data.context, rows, config.seed
+    )
     compiled = program(config, corpus.vocab_size)
     durations = configs.durations(config, batches.steps_per_epoch)
     hyper = optim.hyper(config, durations.steps, durations.warmup)
