@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.harness import Row, main, medians
 from configs import base
 from lm.data import Corpus, TrainBatches
-from lm.data.tokens import Bytes
+from lm.data.tokenizers import Bytes
 
 CONTEXT, ROWS = 1024, 32
 STEPS = 3_000  # whose memory is looked at: 98 million tokens, 1 % of the file

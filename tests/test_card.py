@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from lm import card, revision, signals, train
+from lm.data import TrainBatches
 from lm.revision import Revision, read
 from lm.signals import Preempted
 from tests import runs
@@ -74,7 +75,7 @@ def test_a_run_that_was_stopped_and_went_on_has_both_processes_on_its_card(
     code, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(signals, "leave", lambda code: None)
-    original = train.TrainBatches.__call__
+    original = TrainBatches.__call__
 
     def stopped(self, step):
         if step == 5:
@@ -83,7 +84,7 @@ def test_a_run_that_was_stopped_and_went_on_has_both_processes_on_its_card(
 
     config = runs.config()
     with monkeypatch.context() as patched, pytest.raises(Preempted):
-        patched.setattr(train.TrainBatches, "__call__", stopped)
+        patched.setattr(TrainBatches, "__call__", stopped)
         train.run(config, tmp_path)
     found, text = cards(tmp_path)
     assert found["status"] == "preempted (SIGTERM)" and found["figures"] == {}
