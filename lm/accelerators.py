@@ -3,15 +3,18 @@
 All functions take `root`, the folder that stands for "/", and the `environment`.
 """
 
+import http.client
 import importlib.util
 import re
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+PORT = 8476  # of a TPU process is this and its chip, as others choose it
 ASK_SECONDS = 5.0  # what a command or server that describes the machine gets
 GOOGLE = "0x1ae0"
 # PCI devices of Google that are TPU chips, as jax/_src/hardware_utils.py lists them;
@@ -101,6 +104,55 @@ def visible(
 
 def _is_name(word: str) -> bool:
     return word.isdecimal() or word.startswith(("GPU-", "MIG-"))
+
+
+def alone(
+    cards: Cards, names: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, str]:
+    """What a process's environment needs so that it sees `names` of `cards` alone.
+
+    A device that fails then ends the process, where jax would go on with the CPU. GPU
+    memory stays as jax has it: most of a device, taken at the start. For one TPU chip
+    the process is told that it is the whole slice, as in jax/_src/test_multiprocess.py
+    and gist.github.com/skye/f82ba45d2445bb19d53545538754f9a3.
+    """
+    variables = KINDS[cards.kind].variables
+    variable = next((v for v in variables if v in environment), variables[0])
+    own = {variable: ",".join(names)}
+    if not environment.get("JAX_PLATFORMS"):
+        own["JAX_PLATFORMS"] = f"{cards.kind},cpu"
+    if cards.kind == "tpu":
+        port = str(PORT + int(names[0]))
+        own |= {
+            "TPU_PROCESS_BOUNDS": "1,1,1",
+            "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+            "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
+            "TPU_PROCESS_PORT": port,
+            "CLOUD_TPU_TASK_ID": "0",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        }
+    return own
+
+
+def tpu_hosts(environment: Mapping[str, str]) -> int | None:
+    """Hosts of the TPU slice, from where jax has it; None if no one says."""
+    slices = int(environment.get("MEGASCALE_NUM_SLICES") or 1)
+    for variable in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+        if environment.get(variable):
+            return slices * len(environment[variable].split(","))
+    if "TPU_SKIP_MDS_QUERY" in environment:
+        return None
+    server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
+    path = "computeMetadata/v1/instance/attributes/worker-network-endpoints"
+    request = urllib.request.Request(
+        f"http://{server}/{path}", headers={"Metadata-Flavor": "Google"}
+    )
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with straight.open(request, timeout=ASK_SECONDS) as answer:
+            return slices * len(answer.read().decode().split(","))
+    except (OSError, http.client.HTTPException):
+        return None
 
 
 def _nvidia(root: Path, environment: Mapping[str, str]) -> list[str]:

@@ -1,13 +1,17 @@
 """Devices are found in a made-up machine's files, environment and commands."""
 
+import http.server
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from lm import accelerators
+from lm.sweep import workers
 
 UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 LISTING = f"""\
@@ -160,3 +164,153 @@ def test_no_jax_is_imported():
     root = Path(accelerators.__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True)
     assert json.loads(done.stdout) is False
+
+
+@pytest.fixture
+def sixteen_cpus(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+
+
+def slots(machine, count=None, each=1):
+    root, environment = machine
+    return workers.slots(count, each, root, environment)
+
+
+def test_without_devices_a_core_has_a_worker(machine, sixteen_cpus):
+    made = machine(installed=["jax_cuda12_plugin", "libtpu"])
+    assert slots(made) == [(frozenset([i]), {}) for i in range(16)]
+    assert len(slots(made, count=20)) == 20
+
+
+@pytest.mark.parametrize(
+    "has, module, environment, variable, names",
+    [
+        ({"nvidia": 2}, "jax_cuda12_plugin", {}, "CUDA_VISIBLE_DEVICES", ["0", "1"]),
+        (
+            {"nvidia": 4},
+            "jax_cuda13_plugin",
+            {"CUDA_VISIBLE_DEVICES": "GPU-8932f937,2"},
+            "CUDA_VISIBLE_DEVICES",
+            ["GPU-8932f937", "2"],
+        ),
+        (
+            {"nvidia": 2, "listing": LISTING},
+            "jax_cuda12_plugin",
+            {},
+            "CUDA_VISIBLE_DEVICES",
+            [line.split("UUID: ")[1][:-1] for line in LISTING.splitlines()[1:]],
+        ),
+        ({"amd": 2}, "jax_rocm7_plugin", {}, "HIP_VISIBLE_DEVICES", ["0", "1"]),
+        (
+            {"amd": 4},
+            "jax_rocm7_plugin",
+            {"ROCR_VISIBLE_DEVICES": "2,3"},
+            "HIP_VISIBLE_DEVICES",
+            ["0", "1"],
+        ),
+        (
+            {"amd": 4},
+            "jax_rocm7_plugin",
+            {"CUDA_VISIBLE_DEVICES": "3"},
+            "CUDA_VISIBLE_DEVICES",
+            ["3"],
+        ),
+    ],
+)
+def test_a_gpu_has_a_worker_that_sees_it_alone(
+    machine, sixteen_cpus, has, module, environment, variable, names
+):
+    places = slots(machine(**has, installed=[module], **environment))
+    assert [place.environment[variable] for place in places] == names
+    kind = module.split("_")[1].rstrip("0123456789")
+    for place in places:
+        others = {k: v for k, v in place.environment.items() if k != variable}
+        assert others == {"JAX_PLATFORMS": f"{kind},cpu"}
+    assert {len(place.cpus) for place in places} == {16 // len(names)}
+    cpus = frozenset().union(*(place.cpus for place in places))
+    assert len(cpus) == 16 // len(names) * len(names)  # disjoint
+
+
+def test_a_users_choice_of_platform_stays(machine):
+    made = machine(nvidia=1, installed=["jax_cuda12_plugin"], JAX_PLATFORMS="gpu")
+    assert slots(made)[0].environment == {"CUDA_VISIBLE_DEVICES": "0"}
+
+
+def test_hidden_devices_leave_the_cores(machine, sixteen_cpus):
+    made = machine(nvidia=2, installed=["jax_cuda12_plugin"], CUDA_VISIBLE_DEVICES="")
+    assert len(slots(made)) == 16 and slots(made)[0].environment == {}
+
+
+@pytest.mark.parametrize(
+    "count, each, groups",
+    [
+        (3, 1, ["0", "1", "2"]),
+        (9, 1, ["0", "1", "2", "3", "4"]),
+        (None, 2, ["0,1", "2,3"]),
+        (1, 2, ["0,1"]),
+        (None, 5, ["0,1,2,3,4"]),
+        (None, 8, ["0,1,2,3,4"]),
+    ],
+)
+def test_devices_are_dealt_out_whole(machine, count, each, groups):
+    places = slots(machine(nvidia=5, installed=["jax_cuda12_plugin"]), count, each)
+    assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in places] == groups
+
+
+def test_more_devices_than_cpus_share_them(machine, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    places = slots(machine(nvidia=3, installed=["jax_cuda12_plugin"]))
+    assert [sorted(place.cpus) for place in places] == [[0], [1], [0, 1]]
+
+
+def test_a_chip_of_a_tpu_of_one_host_has_a_worker(machine, sixteen_cpus):
+    made = machine(tpu=4, installed=["libtpu"], TPU_WORKER_HOSTNAMES="localhost")
+    places = slots(made)
+    assert [p.environment["TPU_VISIBLE_CHIPS"] for p in places] == ["0", "1", "2", "3"]
+    assert len({p.environment["TPU_PROCESS_PORT"] for p in places}) == 4
+    for place in places:
+        own = place.environment
+        assert own["TPU_PROCESS_ADDRESSES"] == f"localhost:{own['TPU_PROCESS_PORT']}"
+        bounds = ("TPU_PROCESS_BOUNDS", "TPU_CHIPS_PER_PROCESS_BOUNDS")
+        assert {own[name] for name in bounds} == {"1,1,1"}
+        assert own["JAX_PLATFORMS"] == "tpu,cpu" and len(place.cpus) == 4
+
+
+@pytest.mark.parametrize(
+    "environment, each",
+    [
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, 1),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, 1),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, 4),
+        ({"TPU_WORKER_HOSTNAMES": "a", "TPU_PROCESS_BOUNDS": "2,2,1"}, 1),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, 1),
+    ],
+)
+def test_any_other_tpu_has_one_worker_for_all_of_it(
+    machine, sixteen_cpus, environment, each
+):
+    made = machine(tpu=4, installed=["libtpu"], **environment)
+    assert slots(made, each=each) == [(frozenset(range(16)), {})]
+
+
+@pytest.mark.parametrize(
+    "status, text, hosts", [(200, "10.0.0.1", 1), (200, "a,b", 2), (404, "", None)]
+)
+def test_hosts_of_a_slice_are_asked_of_its_metadata_server(status, text, hosts):
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked = self.path.endswith("/attributes/worker-network-endpoints")
+            known = asked and self.headers["Metadata-Flavor"] == "Google"
+            self.send_response(status if known else 500)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *words):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        assert accelerators.tpu_hosts({"GCE_METADATA_IP": address}) == hosts
+        server.shutdown()
+    assert accelerators.tpu_hosts({"GCE_METADATA_IP": address}) is None

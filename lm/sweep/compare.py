@@ -32,7 +32,8 @@ def compare(
     runs = experiments.tier_runs(experiment, tier)
     arms = experiments.arm_configs(experiment, runs)
     corpus = prepare(runs.config.data)
-    places = workers.slots(worker_count)
+    mesh = runs.config.mesh
+    places = workers.slots(worker_count, max(mesh.data, 1) * max(mesh.fsdp, 1))
     log = out / "logs"
     with interrupts(), workdir_lock(out):
         _same_experiment(experiment, tier, out)

@@ -1,23 +1,23 @@
 """Worker processes of a comparison: spawned, pinned, one run at a time each.
 
-The parent never starts a JAX backend. On CPUs there is one worker a core, pinned before
-jax is imported (XLA's own thread flags have no effect); on GPUs one a device, which
-sees that device alone; on a TPU one, runs in sequence. Imports no jax.
+The parent never starts a JAX backend, so it holds no device. On CPUs there is one
+worker a core, pinned before jax is imported (XLA's own thread flags have no effect); on
+GPUs and on a TPU of one host one a device, which sees that device alone; on a TPU slice
+of several hosts one, runs in sequence. Imports no jax.
 """
 
 import ctypes
-import glob
-import importlib.util
 import multiprocessing
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lm import accelerators
 from lm.signals import EXIT_PREEMPTED, leave
 
 PR_SET_PDEATHSIG = 1
@@ -52,33 +52,41 @@ class Slot(NamedTuple):
     environment: dict[str, str]
 
 
-def slots(count: int | None = None) -> list[Slot]:
-    """One slot a device or core, at most `count`."""
+def slots(
+    count: int | None = None,
+    each: int = 1,
+    root: Path = Path("/"),
+    environment: Mapping[str, str] = os.environ,
+) -> list[Slot]:
+    """One slot a core, or `each` devices a slot; at most `count`.
+
+    A TPU has one a chip only where the slice is known to be one host's and no one has
+    laid it out already; else a single slot has all of it. Where devices do not make one
+    slot of `each`, a slot has those there are, and the mesh says what is missing.
+    """
     cpus = sorted(os.sched_getaffinity(0))
-    gpus = glob.glob("/dev/nvidia[0-9]*") if _has_plugin("cuda") else []
-    if _has_plugin("tpu") or importlib.util.find_spec("libtpu"):
+    cards = accelerators.usable(root, environment)
+    if cards is None:
+        count = count or len(cpus)
+        return [Slot(frozenset([cpus[i % len(cpus)]]), {}) for i in range(count)]
+    if cards.kind == "tpu" and (
+        each > 1
+        or "TPU_PROCESS_BOUNDS" in environment
+        or accelerators.tpu_hosts(environment) != 1
+    ):
         return [Slot(frozenset(cpus), {})]
-    if gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = visible.split(",") if visible else [str(i) for i in range(len(gpus))]
-        names = names[:count]
-        share = max(len(cpus) // len(names), 1)
-        return [
-            Slot(
-                frozenset(cpus[i * share : (i + 1) * share] or cpus),
-                {"CUDA_VISIBLE_DEVICES": name},
-            )
-            for i, name in enumerate(names)
-        ]
-    count = count or len(cpus)
-    return [Slot(frozenset([cpus[i % len(cpus)]]), {}) for i in range(count)]
-
-
-def _has_plugin(kind: str) -> bool:
-    return any(
-        importlib.util.find_spec(f"jax_{kind}{version}_plugin")
-        for version in ("", "12", "13")
-    )
+    each = min(each, len(cards.names))
+    groups = [
+        cards.names[i : i + each] for i in range(0, len(cards.names) - each + 1, each)
+    ][:count]
+    share = max(len(cpus) // len(groups), 1)
+    return [
+        Slot(
+            frozenset(cpus[i * share : (i + 1) * share] or cpus),
+            accelerators.alone(cards, names, environment),
+        )
+        for i, names in enumerate(groups)
+    ]
 
 
 def run(tasks: Sequence[Task], places: Sequence[Slot], log: Path) -> Iterator[Outcome]:
