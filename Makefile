@@ -1,7 +1,11 @@
-# make demo | test | lint | bench; each makes .venv when it is missing or older than its
-# requirement files. ACCEL=cuda12|cuda13|tpu chooses the jax extra; default: CPU.
+# make demo | doctor | test | lint | bench; each makes .venv when it is missing or older
+# than its requirement files. ACCEL chooses the jax extra, one of ACCELS; default: CPU.
 PYTHON ?= python3
 ACCEL ?=
+ACCELS = cuda12 cuda13 rocm7-local tpu
+ifneq ($(ACCEL),$(firstword $(filter $(ACCELS),$(ACCEL))))
+$(error ACCEL=$(ACCEL): take one of $(ACCELS), or leave it out for the CPU)
+endif
 TIER ?= tiny
 JAX = $(if $(ACCEL),jax[$(ACCEL)],jax)
 PIP = .venv/bin/python -m pip install -q --disable-pip-version-check
@@ -9,9 +13,12 @@ RUN = .venv/installed-run-$(ACCEL)
 DEV = .venv/installed-dev-$(ACCEL)
 OUT = runs/$(if $(filter tiny,$(TIER)),demo,demo-$(TIER))
 
-.PHONY: demo test lint bench
+.PHONY: demo doctor test lint bench
 demo: $(RUN)
 	.venv/bin/python run.py compare experiments/rnn_vs_attention.py --tier=$(TIER) --out=$(OUT)
+
+doctor: $(RUN)
+	.venv/bin/python run.py doctor
 
 test: $(DEV)
 	OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest -n 2

@@ -39,8 +39,9 @@ PEAKS = {
     "TPU v6": 918e12,
 }
 NEEDS = (
-    "benchmarks.gpu needs a GPU or TPU that jax sees: install jax for it (make "
-    "ACCEL=cuda12, cuda13 or tpu), or give --small"
+    "benchmarks.gpu needs a GPU or TPU that jax sees: make doctor ACCEL=cuda12 "
+    "(cuda13, rocm7-local, tpu) installs jax for it and says what is wrong; or give "
+    "--small"
 )
 
 

@@ -314,3 +314,16 @@ def test_hosts_of_a_slice_are_asked_of_its_metadata_server(status, text, hosts):
         assert accelerators.tpu_hosts({"GCE_METADATA_IP": address}) == hosts
         server.shutdown()
     assert accelerators.tpu_hosts({"GCE_METADATA_IP": address}) is None
+
+
+@pytest.mark.parametrize(
+    "value, refused",
+    [("", False), ("cuda13", False), ("cuda", True), ("tpu gpu", True)],
+)
+def test_make_refuses_what_is_no_accelerator_of_jax(value, refused):
+    root = Path(accelerators.__file__).parent.parent
+    command = ["make", "-n", "doctor", f"ACCEL={value}"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert bool(done.returncode) == refused
+    listed = "take one of cuda12 cuda13 rocm7-local tpu" in done.stderr
+    assert listed == refused
