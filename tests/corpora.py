@@ -1,6 +1,12 @@
 """Small corpora for tests."""
 
+import re
+import zlib
+
+import numpy as np
+
 from configs.base import get_config
+from lm.data.tokenizers import Encoded
 from lm.data.tokens import SPLITS
 
 
@@ -22,3 +28,22 @@ def everything(corpus):
         starts += list(corpus.documents(split) + len(text))
         text += corpus.decode(corpus.tokens(split))
     return text, starts
+
+
+class Runs:
+    """Token = a run of letters, or one other byte: one id covers many lengths."""
+
+    vocab_size = 65536
+    fingerprint = "runs"
+    bytes_per_token = None
+    unknown = None
+
+    def encode(self, text):
+        runs = re.findall(rb"[a-z]+|[^a-z]", text)
+        return Encoded(
+            np.array([zlib.crc32(run) & 0xFFFF for run in runs], np.int32),
+            np.array([len(run) for run in runs], np.int32),
+        )
+
+    def cut(self, text):
+        return len(text) - len(re.search(rb"[a-z]*\Z", text)[0])

@@ -46,7 +46,8 @@ PATHS = {
 def choices() -> dict[str, tuple[str, ...]]:
     """The valid names of every key that holds one."""
     from lm.blocks import BLOCKS
-    from lm.data.corpora import CORPORA, INVALID_UTF8, UNITS
+    from lm.data.clean import INVALID_UTF8
+    from lm.data.corpora import CORPORA, UNITS
     from lm.data.loader import TRAIN_BATCHES
     from lm.data.tokenizers import TOKENIZERS
     from lm.layers import MLPS, NORMS

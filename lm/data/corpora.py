@@ -1,35 +1,23 @@
-"""Corpora: where documents come from, and what is done with the odd ones.
+"""Corpora: where documents come from.
 
 A corpus is a function of `config.data`.
 """
 
-import codecs
 import hashlib
 import platform
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
 
 from lm.data import files
-from lm.data.source import Document, Source
+from lm.data.source import BLOCK, Document, Source
 from lm.data.tables import jsonl, parquet
 from lm.data.tfds import tfds
 from lm.errors import ConfigError
 
-INVALID_UTF8 = ("replace", "error", "keep")
-POLICY_COUNTS = (
-    "invalid_utf8_documents",  # holding bytes that are not UTF-8
-    "replaced_characters",  # U+FFFD put in their place (invalid_utf8="replace")
-    "empty_documents",  # nothing, or line ends alone: dropped
-    "dropped_bytes",  # in empty documents
-    "whitespace_documents",  # white space alone, more than line ends: kept
-    "bom_stripped",  # UTF-8 byte order marks at the start of a file
-    "crlf_kept",  # line ends of two bytes
-    "documents_split",  # longer than max_document: each piece is a document
-    "longest_document_tokens",  # before it was cut
-)
+Unit = tuple[bytes, bool]
 
 
 def kjv(data) -> Source:
@@ -115,9 +103,9 @@ def text(data) -> Source:
         for path in found:
             with files.opened(path) as file:
                 offset = 0
-                for unit in UNITS[data.document](file):
-                    yield Document(unit, path, offset)
-                    offset += len(unit)
+                for block, more in UNITS[data.document](file):
+                    yield Document(block, path, offset, more)
+                    offset += len(block)
 
     return Source(
         name=data.path,
@@ -129,62 +117,51 @@ def text(data) -> Source:
     )
 
 
-def _file(file: BinaryIO) -> Iterable[bytes]:
+def _file(file: BinaryIO) -> Iterator[Unit]:
     """The whole file, an empty one included."""
-    return (file.read(),)
+    while len(block := file.read(BLOCK)) == BLOCK:
+        yield block, True
+    yield block, False
 
 
-def _lines(file: BinaryIO) -> Iterable[bytes]:
+def _lines(file: BinaryIO) -> Iterator[Unit]:
     """Lines with their line ends."""
-    return file
+    more = False
+    while block := file.readline(BLOCK):
+        more = len(block) == BLOCK and not block.endswith(b"\n")
+        yield block, more
+    if more:
+        yield b"", False
 
 
-def _paragraphs(file: BinaryIO) -> Iterator[bytes]:
+def _paragraphs(file: BinaryIO) -> Iterator[Unit]:
     """Runs of lines, each with the blank lines after it (the first: before it too)."""
-    lines, has_text, ended = [], False, False
-    for line in file:
-        blank = line.isspace()
-        if ended and not blank:
-            yield b"".join(lines)
-            lines, has_text = [], False
-        lines.append(line)
-        has_text = has_text or not blank
-        ended = has_text and blank
-    if lines:
-        yield b"".join(lines)
+    blocks, size, held = [], 0, b""
+    has_text = ended = within = begun = False
+    for block, more in _lines(file):
+        held += block
+        if not within:
+            blank = held.isspace()
+            if blank and more:
+                continue
+            if ended and not blank:
+                yield b"".join(blocks), False
+                blocks, size, has_text, begun = [], 0, False, False
+            has_text = has_text or not blank
+            ended = has_text and blank
+        within = more  # in a line that has text
+        blocks.append(held)
+        size += len(held)
+        held = b""
+        if size >= BLOCK:
+            yield b"".join(blocks), True
+            blocks, size, begun = [], 0, True
+    if blocks or begun:
+        yield b"".join(blocks), False
 
 
-def clean(document: Document, invalid_utf8: str, counts: dict) -> bytes:
-    """Bytes of a document after the policies, b"" if it is dropped; adds to counts."""
-    text, offset = document.text, document.offset
-    if offset == 0 and text.startswith(codecs.BOM_UTF8):
-        text, offset = text.removeprefix(codecs.BOM_UTF8), len(codecs.BOM_UTF8)
-        counts["bom_stripped"] += 1
-    if not text.strip(b"\r\n"):
-        counts["empty_documents"] += 1
-        counts["dropped_bytes"] += len(text)
-        return b""
-    counts["whitespace_documents"] += text.isspace()
-    counts["crlf_kept"] += text.count(b"\r\n")
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        if invalid_utf8 == "error":
-            raise ConfigError(
-                f"data.path: {document.file!r} is not UTF-8 at byte "
-                f"{offset + error.start}; mend it, or set data.invalid_utf8 to "
-                "'replace' or 'keep'"
-            ) from error
-        counts["invalid_utf8_documents"] += 1
-        if invalid_utf8 == "replace":
-            replaced = text.decode(errors="replace")
-            already = text.decode(errors="ignore").count("\ufffd")
-            counts["replaced_characters"] += replaced.count("\ufffd") - already
-            text = replaced.encode()
-    return text
-
-
-# Each cuts an open file into documents; put end to end they are the file.
+# Each cuts an open file into documents, and these into blocks, with True where the
+# document goes on with the next block; put end to end they are the file.
 UNITS = {"file": _file, "line": _lines, "paragraph": _paragraphs}
 CORPORA = {
     "kjv": kjv,

@@ -3,13 +3,19 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+BLOCK = 1 << 20  # bytes of a long document that are held at once
+
 
 class Document(NamedTuple):
-    """Raw bytes of one document, and the file and byte offset they start at."""
+    """Raw bytes of one document, and the file and byte offset they start at.
+
+    A long document comes in blocks: after one with `more`, the next goes on with it.
+    """
 
     text: bytes
     file: str
     offset: int
+    more: bool = False
 
 
 class Source(NamedTuple):

@@ -4,20 +4,22 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from array import array
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
+from tqdm import tqdm
 
-from lm.data.corpora import CORPORA, INVALID_UTF8, POLICY_COUNTS, clean
+from lm.data.clean import INVALID_UTF8, Cleaner
+from lm.data.corpora import CORPORA
+from lm.data.growing import PROGRESS, Growing
+from lm.data.shards import Shard, shards, token_dtype
 from lm.data.source import Source
 from lm.data.tokenizers import TOKENIZERS, Tokenizer
+from lm.data.workers import encode_all
 from lm.errors import ConfigError
 
 FORMAT = 1  # raise it when the same source would give other tokens or documents
@@ -217,64 +219,73 @@ def _is_whole(folder: Path, tokenizer: Tokenizer) -> bool:
 
 def _make(folder: Path, data, source: Source, tokenizer, key: str) -> None:
     """Makes `folder` under its lock, whole or not at all."""
-    prefix = f"{folder.name}.tmp-"
-    for stale in (folder, *folder.parent.glob(f"{prefix}*")):
-        if stale.exists():
-            shutil.rmtree(stale)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
-        manifest = _write(new, data, source, tokenizer)
+    if folder.exists():
+        shutil.rmtree(folder)
+    part = folder.with_name(f"{folder.name}.part")
+    part.mkdir(exist_ok=True)
+    try:
+        manifest = _write(part, data, source, tokenizer)
         if CORPORA[data.corpus](data).sha256 != source.sha256:
             raise ConfigError(
                 f"data.path={data.path!r} changed while it was read; rerun"
             )
-        manifest["key"] = key
-        (new / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for path in new.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        new.rename(folder)
+    except ConfigError:
+        shutil.rmtree(part)
+        raise
+    manifest["key"] = key
+    (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for path in part.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    part.rename(folder)
+    (folder / PROGRESS).unlink()
 
 
 def _write(folder: Path, data, source: Source, tokenizer) -> dict:
-    """Writes tokens.bin and documents.npy, one document in memory; the manifest."""
-    counts = dict.fromkeys(POLICY_COUNTS, 0)
-    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-    starts, total = array("q"), 0
-    varies = tokenizer.bytes_per_token is None
+    """Writes the token file, from where an earlier process was stopped; the manifest.
+
+    Progress goes to stderr if it is a terminal and there is more than a second of work.
+    """
+    clean = Cleaner(data.invalid_utf8)
+    size = sum(source.parts)
     with (
-        open(folder / "tokens.bin", "wb") as file,
-        open(folder / "sizes.bin", "wb") if varies else nullcontext() as sizes_file,
+        Growing(folder, tokenizer, data.max_document) as made,
+        tqdm(
+            desc=f"tokens of {data.corpus}",
+            total=size,
+            unit="B",
+            unit_scale=True,
+            delay=1,
+            disable=None,
+        ) as bar,
     ):
-        for document in source.documents():
-            text = clean(document, data.invalid_utf8, counts)
-            if not text:
-                continue
-            ids, sizes = tokenizer.encode(text)
-            longest = max(counts["longest_document_tokens"], len(ids))
-            counts["longest_document_tokens"] = longest
-            piece = data.max_document or len(ids)
-            counts["documents_split"] += len(ids) > piece
-            starts.extend(range(total, total + len(ids), piece))
-            file.write(ids.astype(dtype).tobytes())
-            if varies:
-                sizes_file.write(sizes.astype(SIZE).tobytes())
-            total += len(ids)
-    if not total:
+
+        def missing() -> Iterator[Shard]:
+            for shard in shards(source.documents(), clean, tokenizer.cut):
+                if made.has(shard):
+                    bar.update(shard.read - bar.n)
+                else:
+                    yield shard
+
+        for shard, encoded in encode_all(missing(), tokenizer):
+            made.append(shard, encoded)
+            bar.update(shard.read - bar.n)
+        whole = made.finish()
+    if not whole.tokens:
         raise ConfigError(
-            f"data.path={data.path!r} holds no text ({sum(source.parts)} bytes); give "
-            "another file"
+            f"data.path={data.path!r} holds no text ({size} bytes); give another file"
         )
-    np.save(folder / "documents.npy", np.frombuffer(starts, np.int64))
+    counts = clean.counts | dict(
+        documents_split=whole.split, longest_document_tokens=whole.longest
+    )
     return dict(
         source=source.name,
         version=source.version,
         sha256=source.sha256,
-        bytes=sum(source.parts),
-        tokens=total,
-        dtype=dtype.name,
-        documents=len(starts),
+        bytes=size,
+        tokens=whole.tokens,
+        dtype=token_dtype(tokenizer).name,
+        documents=whole.documents,
         tokenizer=tokenizer.fingerprint,
     ) | {name: int(count) for name, count in counts.items()}
 
