@@ -25,6 +25,7 @@ Exit codes:
 
 
 def _train(values: dict, overrides: dict) -> int:
+    profile = _steps(values)
     config = _config(values, overrides)
     workdir = _required_folder(values, "workdir")
     try:
@@ -36,7 +37,7 @@ def _train(values: dict, overrides: dict) -> int:
     with interrupts():  # from here on a signal saves: imports take seconds
         from lm import train
 
-        status = train.run(config, workdir)["status"]
+        status = train.run(config, workdir, profile)["status"]
     return {"done": 0, "diverged": 3}[status]
 
 
@@ -180,6 +181,20 @@ def _config(values: dict, overrides: dict):
     return config
 
 
+def _steps(values: dict) -> range:
+    """The steps of --profile; the default is none."""
+    if values["profile"] is None:
+        return range(0)
+    start, _, stop = values["profile"].partition(":")
+    good = all(n.isascii() and n.isdigit() for n in (start, stop))
+    if not (good and int(start) < int(stop)):
+        raise ConfigError(
+            f"--profile={values['profile']} must be START:STOP, two numbers of "
+            "updates, START below STOP, as in 20:25"
+        )
+    return range(int(start), int(stop))
+
+
 def _required_folder(values: dict, flag: str, holds: str | None = None) -> Path:
     """The path of a flag that must be given, and must hold the file `holds`."""
     if not values[flag]:
@@ -196,7 +211,11 @@ COMMANDS = {
     "train": Command(
         _train,
         "Train one model; the same command again resumes.",
-        (CONFIG, Flag("workdir", None, "where everything of this run is written")),
+        (
+            CONFIG,
+            Flag("workdir", None, "where everything of this run is written"),
+            Flag("profile", None, "START:STOP, updates to trace into WORKDIR/profile"),
+        ),
         config=True,
     ),
     "compare": Command(

@@ -15,6 +15,7 @@ from lm.card import Card
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.data import TRAIN_BATCHES, prepare
+from lm.profile import NO_STEPS, Trace, check_steps
 from lm.program import Program, program
 from lm.progress import Progress
 from lm.record import Record
@@ -24,11 +25,12 @@ from lm.step import TrainState
 from lm.workdir import workdir_lock, write_json
 
 
-def run(config, workdir: Path) -> dict:
+def run(config, workdir: Path, profile: range = NO_STEPS) -> dict:
     """Trains, or goes on training, in `workdir`; returns its result.json.
 
     A signal saves the state and leaves the process with lm.signals.EXIT_PREEMPTED; the
     same call goes on from there. A loss that is not finite ends the run as "diverged".
+    The updates after the steps `profile` are traced into workdir/profile.
     ConfigError: the workdir holds another run, or a trainer is at work in it.
     """
     with signals.interrupts() as interrupts, workdir_lock(workdir):
@@ -41,7 +43,7 @@ def run(config, workdir: Path) -> dict:
         with Card(config, workdir) as card, Record(config, workdir) as record:
             folder = workdir / "checkpoints"
             with closing(Checkpoints(folder, config.run.keep)) as saved:
-                result = _run(config, workdir, saved, card, record, interrupts)
+                result = _run(config, workdir, profile, saved, card, record, interrupts)
             write_json(path, result)
             card.end(result)
         interrupts.check()
@@ -51,6 +53,7 @@ def run(config, workdir: Path) -> dict:
 def _run(
     config,
     workdir: Path,
+    profile: range,
     checkpoints: Checkpoints,
     card: Card,
     record: Record,
@@ -66,6 +69,7 @@ def _run(
     )
     durations = configs.durations(config, batches.steps_per_epoch)
     steps = durations.steps
+    check_steps(profile, steps)
     hyper = optim.hyper(config, steps, durations.warmup)
 
     compiled = program(config, corpus.vocab_size)
@@ -89,6 +93,7 @@ def _run(
         rows.validation(step, result)
         return result
 
+    trace = Trace(profile, workdir / "profile")
     step, state = 0, None
     try:
         step, first = _start(config, workdir, compiled, checkpoints, meta)
@@ -110,6 +115,7 @@ def _run(
                 rows.write()
                 if step not in checkpoints.steps():
                     save(checkpoints.save)
+            trace.before(step, state, progress)
             batch = batches(step)
             batch_hash = zlib.crc32(batch.tokens.tobytes())
             batch = sharding.put(compiled.mesh, batch)
@@ -118,6 +124,7 @@ def _run(
                 step += 1
                 rows.add(step, batch_hash, metrics)
             rows.write(keep=1)
+            trace.after(step, state, progress)
         rows.write()
         speed = progress.speed()
         save(checkpoints.ensure)
@@ -144,6 +151,8 @@ def _run(
             message = f"{error}: not saved; the same command finds it again"
             print(message, file=sys.stderr)
         raise
+    finally:
+        trace.stop()
     speed |= {
         "compile_seconds": compiled.compile_seconds,
         "total_seconds": time.perf_counter() - begin,
