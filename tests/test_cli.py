@@ -145,10 +145,10 @@ def test_train_gets_the_resolved_config_and_its_status_is_the_code(
     overrides = ["--config.model.depth=3", "--config.optim.lr", "1e-2"]
     assert cli.main(["train", *flags, *overrides]) == code
     assert cli.main(["train", *overrides, *flags[::-1][:1], *flags[:2]]) == code
-    (_, (config, workdir), _), (_, again, _) = found
+    (_, (config, workdir, profile), _), (_, again, _) = found
     assert (config.model.pattern, config.model.depth) == (("lstm",), 3)
     assert config.optim.lr == 1e-2
-    assert (config, workdir) == again
+    assert (config, workdir, profile) == again and not profile
     assert workdir == tmp_path / "a" / "b" and workdir.is_dir()
 
 
