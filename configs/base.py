@@ -59,6 +59,13 @@ def get_config() -> ConfigDict:
             remat="none",  # none | full | dots
         )
     )
+    # Beside the cross-entropy; of training alone. See lm/loss.py.
+    config.loss = ConfigDict(
+        dict(
+            label_smoothing=0.0,  # weight of the uniform distribution in the targets
+            z_loss=0.0,  # weight of (log Z)^2; PaLM's is 1e-4
+        )
+    )
     config.optim = ConfigDict(
         dict(
             lr=6e-3,

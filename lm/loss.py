@@ -1,12 +1,43 @@
-"""Next-token cross-entropy, summed: the caller divides once by the global weight."""
+"""Cross-entropy and its terms, summed: the caller divides once by the global weight.
+
+Of one token, p being the target (or a distribution), q the softmax of the logits and Z
+the sum of their exponentials:
+
+    nats      = -sum_v p(v) log q(v)
+    objective = -sum_v p'(v) log q(v) + z_loss (log Z)^2
+    p'(v)     = (1 - label_smoothing) p(v) + label_smoothing / V
+
+Label smoothing: Szegedy et al. 2015, arXiv 1512.00567 section 7. z-loss: Chowdhery et
+al. 2022 (PaLM), arXiv 2204.02311 section 5.
+"""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 # Bytes of logits a device beyond which they are made chunk by chunk.
 CHUNK = 2**26
+
+
+class Terms(NamedTuple):
+    """Coefficients of the objective, numbers or traced; None leaves a term out of it.
+
+    `label_smoothing` is the weight of 1 / V, `z_loss` that of (log Z)^2.
+    """
+
+    label_smoothing: Any = None
+    z_loss: Any = None
+
+
+PLAIN = Terms()
+
+
+def terms(config, hyper) -> Terms:
+    """The Terms of config.loss that are not 0 there, with the values in `hyper`."""
+    given = lambda name: None if config.loss[name] == 0 else getattr(hyper, name)
+    return Terms(*map(given, Terms._fields))
 
 
 def logits(x_BxTxD, head_VxD):
@@ -17,8 +48,12 @@ def logits(x_BxTxD, head_VxD):
 
 def nats(logits_BxTxV, targets_BxT):
     """-log p(target) of each token, [B, T], in the dtype of the logits."""
-    target_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], -1)[..., 0]
-    return jax.nn.logsumexp(logits_BxTxV, -1) - target_BxT
+    return _per_token(logits_BxTxV, targets_BxT, PLAIN)[1]
+
+
+def soft_nats(logits_BxTxV, targets_BxTxV):
+    """-sum_v p(v) log q(v) of each token, [B, T], p being the targets."""
+    return _per_token(logits_BxTxV, targets_BxTxV, PLAIN)[1]
 
 
 def summed(logits_BxTxV, targets_BxT, weights_BxT):
@@ -26,36 +61,98 @@ def summed(logits_BxTxV, targets_BxT, weights_BxT):
     return jnp.sum(nats(logits_BxTxV, targets_BxT) * weights_BxT), jnp.sum(weights_BxT)
 
 
-def cross_entropy(x_BxTxD, head_VxD, targets_BxT, weights_BxT, chunk: int = CHUNK):
-    """`summed` of the logits x W^T, of which no more than a chunk is held at once.
+def cross_entropy(
+    x_BxTxD, head_VxD, targets_BxT, weights_BxT, terms=PLAIN, chunk: int = CHUNK
+):
+    """Sums over all tokens from the logits x W^T, a chunk of which is held at once.
 
     Args:
       x_BxTxD, head_VxD: hidden states and the head, of one dtype.
-      chunk: bytes of logits on each device.
+      targets_BxT: integers in [0, V).
+      chunk: bytes of logits (and of soft targets) on each device.
+
+    Returns:
+      (objective, (nats, weights)); without `terms` the first two are the same number.
+      The objective alone has gradients, by x, the head and the weights.
     """
+    return _summed(x_BxTxD, head_VxD, targets_BxT, weights_BxT, terms, chunk)
+
+
+def soft_cross_entropy(
+    x_BxTxD, head_VxD, targets_BxTxV, weights_BxT, terms=PLAIN, chunk: int = CHUNK
+):
+    """`cross_entropy` against p(v), a teacher's for example, instead of one target.
+
+    The targets are read where they are, a chunk at a time, and have no gradient.
+    """
+    return _summed(x_BxTxD, head_VxD, targets_BxTxV, weights_BxT, terms, chunk)
+
+
+def _per_token(logits, targets, terms: Terms):
+    """(objective, nats, log Z) of tokens [...] from logits [..., V].
+
+    Targets are [...], or distributions [..., V].
+    """
+    log = jax.nn.logsumexp(logits, -1)
+    if targets.ndim == logits.ndim:
+        nats = log * jnp.sum(targets, -1) - jnp.sum(targets * logits, -1)
+    else:
+        nats = log - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    objective, (smoothing, z_loss) = nats, terms
+    if smoothing is not None:
+        uniform = log - jnp.mean(logits, -1)
+        objective = (1 - smoothing) * nats + smoothing * uniform
+    if z_loss is not None:
+        objective += z_loss * jnp.square(log)
+    return objective, nats, log
+
+
+def _slopes(logits_NxV, targets, log_N, terms: Terms):
+    """The gradient of `_per_token`'s objective by the logits."""
+    V, (smoothing, z_loss) = logits_NxV.shape[-1], terms
+    q_NxV, log_Nx1 = jnp.exp(logits_NxV - log_N[:, None]), log_N[:, None]
+    if targets.ndim == 2:
+        p_NxV, scale = targets, jnp.sum(targets, -1, keepdims=True)
+    else:
+        p_NxV, scale = targets[:, None] == jnp.arange(V), 1
+    if smoothing is not None:
+        p_NxV = (1 - smoothing) * p_NxV + smoothing / V
+        scale = (1 - smoothing) * scale + smoothing
+    if z_loss is not None:
+        scale += 2 * z_loss * log_Nx1
+    return q_NxV * scale - p_NxV
+
+
+def _summed(x_BxTxD, head_VxD, targets, weights_BxT, terms: Terms, chunk: int):
     (B, T, _), (V, D) = x_BxTxD.shape, head_VxD.shape
     wide = jnp.promote_types(x_BxTxD.dtype, jnp.float32)
     most = chunk * jax.device_count() // wide.itemsize
+    targets, terms = jax.lax.stop_gradient((targets, terms))
     if most >= B * T * V:
-        return summed(logits(x_BxTxD, head_VxD), targets_BxT, weights_BxT)
-    count = -(-T // max(most // (B * V), 1))
-    slices = -(-D * V // most)
-    inputs = (x_BxTxD, head_VxD, targets_BxT, weights_BxT)
-    return _chunked(count, slices, *inputs), jnp.sum(weights_BxT)
+        logits_BxTxV = logits(x_BxTxD, head_VxD)
+        tokens_BxT = _per_token(logits_BxTxV, targets, terms)[:2]
+        objective, nats = (jnp.sum(x_BxT * weights_BxT) for x_BxT in tokens_BxT)
+    else:
+        each = B * V * (2 if targets.ndim == 3 else 1)  # p takes the room of q
+        count = -(-T // max(most // each, 1))
+        slices = -(-D * V // most)
+        inputs = (x_BxTxD, head_VxD, targets, weights_BxT, terms)
+        objective, nats = _chunked(count, slices, *inputs)
+    return objective, (jax.lax.stop_gradient(nats), jnp.sum(weights_BxT))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(count: int, slices: int, x_BxTxD, head_VxD, targets_BxT, weights_BxT):
-    """The sum of nats with the tokens of each row in `count` parts.
+def _chunked(count: int, slices: int, x_BxTxD, head_VxD, targets, weights_BxT, terms):
+    """(objective, nats), summed, with the tokens of each row in `count` parts.
 
-    Its gradient is scaled by that of the sum alone, so the forward pass computes it
+    The gradient is scaled by that of the sum alone, so the forward pass computes it
     while a chunk's logits are there; that of the head in so many slices of its rows, so
     that no second array of its size comes to be.
     """
-    return _forward(count, slices, x_BxTxD, head_VxD, targets_BxT, weights_BxT)[0]
+    return _forward(count, slices, x_BxTxD, head_VxD, targets, weights_BxT, terms)[0]
 
 
-def _forward(count: int, slices: int, x_BxTxD, head_VxD, targets_BxT, weights_BxT):
+def _forward(count: int, slices: int, x_BxTxD, head_VxD, targets, weights_BxT, terms):
     (B, T, D), V, dtype = x_BxTxD.shape, len(head_VxD), x_BxTxD.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
     times = functools.partial(jnp.matmul, preferred_element_type=wide)
@@ -71,13 +168,17 @@ def _forward(count: int, slices: int, x_BxTxD, head_VxD, targets_BxT, weights_Bx
         x = jnp.moveaxis(x.reshape(count, B, size, *x.shape[2:]), 0, 1)
         return x.reshape(B, count * size, *x.shape[3:])[:, :T]
 
+    def distributions(k):
+        """[B * size, V] of chunk k; the last token fills the last chunk."""
+        tokens_C = jnp.minimum(k * size + jnp.arange(size), T - 1)
+        return jnp.take(targets, tokens_C, 1).reshape(B * size, V)
+
     def step(sum_VxD, inputs):
-        x_NxD, targets_N, weights_N = inputs
+        x_NxD, these, weights_N = inputs
         logits_NxV = times(x_NxD, head_VxD.T)
-        log_Nx1 = jax.nn.logsumexp(logits_NxV, -1, keepdims=True)
-        target_Nx1 = jnp.take_along_axis(logits_NxV, targets_N[:, None], -1)
-        hot_NxV = targets_N[:, None] == jnp.arange(V)
-        g_NxV = (jnp.exp(logits_NxV - log_Nx1) - hot_NxV) * weights_N[:, None]
+        chosen = distributions(these) if soft else these
+        objective_N, nats_N, log_N = _per_token(logits_NxV, chosen, terms)
+        g_NxV = _slopes(logits_NxV, chosen, log_N, terms) * weights_N[:, None]
         g_NxV = g_NxV.astype(dtype)
 
         def add(i, sum_VxD):
@@ -90,23 +191,24 @@ def _forward(count: int, slices: int, x_BxTxD, head_VxD, targets_BxT, weights_Bx
             return jax.lax.dynamic_update_slice_in_dim(sum_VxD, g_RxD, start, 0)
 
         sum_VxD = jax.lax.fori_loop(0, slices, add, sum_VxD)
-        return sum_VxD, ((log_Nx1 - target_Nx1)[:, 0], g_NxV @ head_VxD)
+        return sum_VxD, (objective_N, nats_N, g_NxV @ head_VxD)
 
-    inputs = (split(x_BxTxD), split(targets_BxT), split(weights_BxT))
+    soft = targets.ndim == 3
+    which = jnp.arange(count) if soft else split(targets)
+    inputs = (split(x_BxTxD), which, split(weights_BxT))
     zero_VxD = jnp.zeros((V, D), wide)
-    sum_VxD, (nats_KxN, g_KxNxD) = jax.lax.scan(step, zero_VxD, inputs)
-    nats_BxT = joined(nats_KxN).astype(weights_BxT.dtype)
-    return jnp.sum(nats_BxT * weights_BxT), (
-        joined(g_KxNxD),
-        sum_VxD.astype(dtype),
-        nats_BxT,
+    sum_VxD, (*tokens_KxN, g_KxNxD) = jax.lax.scan(step, zero_VxD, inputs)
+    objective_BxT, nats_BxT = (
+        joined(x_KxN).astype(weights_BxT.dtype) for x_KxN in tokens_KxN
     )
+    sums = jnp.sum(objective_BxT * weights_BxT), jnp.sum(nats_BxT * weights_BxT)
+    return sums, (joined(g_KxNxD), sum_VxD.astype(dtype), objective_BxT)
 
 
 def _backward(count: int, slices: int, residuals, g):
-    x_BxTxD, head_VxD, nats_BxT = residuals
-    scale = g.astype(x_BxTxD.dtype)
-    return x_BxTxD * scale, head_VxD * scale, None, nats_BxT * g.astype(nats_BxT.dtype)
+    (x_BxTxD, head_VxD, objective_BxT), (g, _) = residuals, g
+    scale, weight = g.astype(x_BxTxD.dtype), g.astype(objective_BxT.dtype)
+    return x_BxTxD * scale, head_VxD * scale, None, objective_BxT * weight, None
 
 
 _chunked.defvjp(_forward, _backward)

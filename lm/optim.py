@@ -36,13 +36,16 @@ class Hyper(NamedTuple):
     steps: jax.Array
     final_lr: jax.Array
     clip: jax.Array
+    label_smoothing: jax.Array
+    z_loss: jax.Array
     seed: jax.Array
 
 
 def hyper(config, steps: int, warmup: int) -> Hyper:
     """Hyper of a resolved config, as NumPy scalars of fixed dtypes."""
-    o = config.optim
+    o, loss = config.optim, config.loss
     floats = (o.lr, o.weight_decay, warmup, steps, o.final_lr, o.clip)
+    floats += (loss.label_smoothing, loss.z_loss)
     return Hyper(*map(np.float32, floats), np.int32(config.seed))
 
 

@@ -30,6 +30,9 @@ TRACED = (
     "data.eval_bytes",
 )
 
+# Keys whose terms are left out of the step at 0, and else reach it as arrays.
+OPTIONAL = ("loss.label_smoothing", "loss.z_loss")
+
 
 def program(config, vocab_size: int) -> "Program":
     """The program of a config: a grid of rates and seeds compiles its step once."""
@@ -38,6 +41,9 @@ def program(config, vocab_size: int) -> "Program":
     for key in TRACED:
         section, _, leaf = key.rpartition(".")
         (static[section] if section else static)[leaf] = None
+    for key in OPTIONAL:
+        section, _, leaf = key.rpartition(".")
+        static[section][leaf] = static[section][leaf] and None
     return _program(json.dumps(static, sort_keys=True), vocab_size)
 
 

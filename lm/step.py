@@ -63,8 +63,9 @@ def _whole(x, axis: int):
 def train_step(model, config, micro_batches: int, state: TrainState, batch, hyper):
     """One update of `state` on `batch` -> (state, metrics).
 
-    The loss is the sum of nats over all tokens divided by the sum of their weights, so
-    neither micro-batches nor devices enter it.
+    What is minimised is the sum of the objective over all tokens divided by the sum of
+    their weights, so neither micro-batches nor devices enter it. In the metrics "loss"
+    is the plain cross-entropy, and "objective" stands beside it where it is another.
     """
     # Here too: backward passes of custom gradients are traced outside of the model.
     with jax.default_matmul_precision(model.matmul_precision):
@@ -73,37 +74,40 @@ def train_step(model, config, micro_batches: int, state: TrainState, batch, hype
 
 def _train_step(model, config, micro_batches: int, state: TrainState, batch, hyper):
     B = batch.tokens.shape[0]
+    terms = loss.terms(config, hyper)
     key = layers.fold(jax.random.key(hyper.seed), state.step, DROPOUT)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(B))
 
-    def nats(params, batch, keys_B, carried):
+    def objective(params, batch, keys_B, carried):
         seq = batch.seq._replace(key=keys_B)
         before = carried or model.initial_state(batch.tokens.shape[0], 0)
         x_BxTxD, head_VxD, after = model.apply(
             {"params": params}, batch.tokens, seq, before, method="hidden"
         )
-        value = loss.cross_entropy(x_BxTxD, head_VxD, batch.targets, batch.weights)
-        return value[0], (value[1], after if carried else ())
+        inputs = (x_BxTxD, head_VxD, batch.targets, batch.weights)
+        value, sums = loss.cross_entropy(*inputs, terms)
+        return value, (sums, after if carried else ())
 
     # Of the parameters alone: so no gradient crosses the border of a batch.
-    slope = jax.value_and_grad(nats, has_aux=True)
+    slope = jax.value_and_grad(objective, has_aux=True)
 
     def add(total, micro):
-        (sum_nats, (sum_weights, carried)), grads = slope(state.params, *micro)
-        return jax.tree.map(jnp.add, total, ((sum_nats, sum_weights), grads)), carried
+        (value, (sums, carried)), grads = slope(state.params, *micro)
+        return jax.tree.map(jnp.add, total, (value, sums, grads)), carried
 
     if micro_batches == 1:
-        (sum_nats, (sum_weights, carried)), grads = slope(
+        (value, (sums, carried)), grads = slope(
             state.params, batch, keys_B, state.carried
         )
     else:
         zero = jax.tree.map(jnp.zeros_like, state.params)
-        total = ((jnp.float32(0), jnp.float32(0)), zero)
+        total = (jnp.float32(0), (jnp.float32(0), jnp.float32(0)), zero)
         deal = lambda x, axis: _micro(x, micro_batches, axis)
         carried = sharding.by_rows(deal, state.carried)
         micro = (*_micro((batch, keys_B), micro_batches), carried)
-        ((sum_nats, sum_weights), grads), carried = jax.lax.scan(add, total, micro)
+        (value, sums, grads), carried = jax.lax.scan(add, total, micro)
         carried = sharding.by_rows(_whole, carried)
+    sum_nats, sum_weights = sums
     grads = jax.tree.map(lambda g: g / sum_weights, grads)
     params, moments, metrics = optim.update(
         config, grads, state.optimizer, state.params, state.step, hyper
@@ -111,6 +115,8 @@ def _train_step(model, config, micro_batches: int, state: TrainState, batch, hyp
     # With the norm of the new parameters every way to diverge shows in the metrics.
     norm = optax.global_norm(params)
     metrics |= {"loss": sum_nats / sum_weights, "param_norm": norm}
+    if any(term is not None for term in terms):
+        metrics["objective"] = value / sum_weights
     metrics |= _extent(carried)
     return TrainState(params, moments, state.step + 1, carried), metrics
 

@@ -23,7 +23,9 @@ STEPS, WARMUP = 20, 4
 
 
 def settings(seed=0, **changes):
-    return SimpleNamespace(optim=SimpleNamespace(**OPTIM | changes), seed=seed)
+    loss = SimpleNamespace(label_smoothing=0.0, z_loss=0.0)
+    optim = SimpleNamespace(**OPTIM | changes)
+    return SimpleNamespace(optim=optim, loss=loss, seed=seed)
 
 
 def hyper(**changes):

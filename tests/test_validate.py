@@ -44,6 +44,8 @@ CONTRADICTIONS = [
     (dict(optim__lr="nan"), "optim.lr=nan must be positive"),
     (dict(optim__weight_decay=-0.1), "optim.weight_decay=-0.1"),
     (dict(optim__final_lr=2.0), "optim.final_lr=2.0"),
+    (dict(loss__label_smoothing=1.0), "loss.label_smoothing=1.0 must be in [0, 1)"),
+    (dict(loss__z_loss=-1e-4), "loss.z_loss=-0.0001 must be 0 or more"),
     (dict(optim__b2=1.0), "optim.b2=1.0"),
     (dict(optim__clip=0.0), "optim.clip=0.0"),
     (dict(optim__warmup="500 steps"), "'500 steps' is 500 steps, and train.duration"),

@@ -22,10 +22,15 @@ RANGES = (
         lambda x: 0 < x < math.inf,
         "positive and finite",
     ),
-    ("optim.weight_decay", lambda x: 0 <= x < math.inf, "0 or more, and finite"),
+    (
+        "optim.weight_decay loss.z_loss",
+        lambda x: 0 <= x < math.inf,
+        "0 or more, and finite",
+    ),
     ("optim.final_lr", lambda x: 0 <= x <= 1, "a fraction of optim.lr, 0 to 1"),
     (
-        "optim.b1 optim.b2 model.embedding_dropout model.residual_dropout",
+        "optim.b1 optim.b2 model.embedding_dropout model.residual_dropout "
+        "loss.label_smoothing",
         lambda x: 0 <= x < 1,
         "in [0, 1)",
     ),
