@@ -1,5 +1,5 @@
-# make demo | doctor | test | lint | bench; each makes .venv when it is missing or older
-# than its requirement files. ACCEL chooses the jax extra, one of ACCELS; default: CPU.
+# make demo | doctor | test | slow | lint | bench; each makes .venv when it is missing or
+# older than its requirement files. ACCEL chooses the jax extra, one of ACCELS; default: CPU.
 PYTHON ?= python3
 ACCEL ?=
 ACCELS = cuda12 cuda13 rocm7-local tpu
@@ -13,7 +13,7 @@ RUN = .venv/installed-run-$(ACCEL)
 DEV = .venv/installed-dev-$(ACCEL)
 OUT = runs/$(if $(filter tiny,$(TIER)),demo,demo-$(TIER))
 
-.PHONY: demo doctor test lint bench
+.PHONY: demo doctor test slow lint bench
 demo: $(RUN)
 	.venv/bin/python run.py compare experiments/rnn_vs_attention.py --tier=$(TIER) --out=$(OUT)
 
@@ -22,6 +22,9 @@ doctor: $(RUN)
 
 test: $(DEV)
 	OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+
+slow: $(DEV)
+	OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest -m slow -s
 
 lint: $(DEV)
 	.venv/bin/ruff check .

@@ -111,11 +111,11 @@ def work() -> None:
         signal.signal(number, signal.SIG_IGN)  # the parent decides, and ends the pipe
     shards, results = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
-    tokenizer = pickle.load(shards)
-    while True:
-        try:
-            shard = pickle.load(shards)
-        except EOFError:
-            return
-        pickle.dump(encode(shard, tokenizer), results, pickle.HIGHEST_PROTOCOL)
-        results.flush()
+    try:
+        tokenizer = pickle.load(shards)
+        while True:
+            encoded = encode(pickle.load(shards), tokenizer)
+            pickle.dump(encoded, results, pickle.HIGHEST_PROTOCOL)
+            results.flush()
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+        os._exit(0)  # the parent is gone, perhaps amid a shard: nobody to tell
