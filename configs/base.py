@@ -15,12 +15,13 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         dict(
-            corpus="kjv",  # kjv | pystdlib | text | jsonl | parquet | tfds
+            corpus="kjv",  # kjv pystdlib text jsonl parquet tfds mixture
             # text, jsonl, parquet: a file or a glob; tfds: name[/config][:version]
             path=placeholder(str),
             document="file",  # corpus="text": file | line | paragraph
             column="text",  # jsonl, parquet, tfds: what of a row is the text
             tfds_split="train",  # tfds: also slices and sums, train[:10%]+test
+            mixture=ConfigDict(),  # mixture: name -> weight, corpus and its keys
             tfds_dir=placeholder(str),  # tfds: where sets are; default: TFDS's own
             invalid_utf8="replace",  # replace | error | keep
             max_document=placeholder(
@@ -104,6 +105,7 @@ def get_config() -> ConfigDict:
             log_every="10 steps",
             prompt="In the beginning ",
             sample_tokens=200,
+            accept_data=placeholder(str),  # go on with a text of this fingerprint
             record=(),  # metrics also to: tensorboard, wandb, trackio
         )
     )

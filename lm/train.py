@@ -13,6 +13,7 @@ from lm import config as configs
 from lm import count, evaluate, generate, optim, runtime, sharding, signals
 from lm.card import Card
 from lm.checkpoint import Checkpoints
+from lm.claim import check_checkpoint, claim, same_data
 from lm.config import ConfigError
 from lm.data import TRAIN_BATCHES, prepare
 from lm.profile import NO_STEPS, Trace, check_steps
@@ -34,7 +35,7 @@ def run(config, workdir: Path, profile: range = NO_STEPS) -> dict:
     ConfigError: the workdir holds another run, or a trainer is at work in it.
     """
     with signals.interrupts() as interrupts, workdir_lock(workdir):
-        _claim(config, workdir)
+        claim(config, workdir)
         path = workdir / "result.json"
         if path.exists():
             result = json.loads(path.read_text())
@@ -62,7 +63,7 @@ def _run(
     begin = time.perf_counter()
     runtime.keep_compiled()
     corpus = prepare(config.data)
-    _same_data(corpus, workdir)
+    manifest = same_data(config, corpus, workdir, checkpoints.latest() or 0)
     batch_tokens, context = config.train.batch_tokens, config.data.context
     batches = TRAIN_BATCHES[config.train.state](
         corpus, context, batch_tokens // context, config.seed
@@ -96,8 +97,8 @@ def _run(
     trace = Trace(profile, workdir / "profile")
     step, state = 0, None
     try:
-        step, first = _start(config, workdir, compiled, checkpoints, meta)
-        card.start(step, corpus.manifest)
+        step, first = _start(config, workdir, compiled, checkpoints, meta, manifest)
+        card.start(step, manifest)
         progress = Progress(steps, batch_tokens, step, meta["seconds"])
         path = workdir / "metrics.jsonl"
         rows = Rows(path, step, durations, batch_tokens, progress, record)
@@ -160,7 +161,7 @@ def _run(
     return outcome | {
         "config": config.to_dict(),
         "fingerprint": meta["fingerprint"],
-        "data": corpus.manifest,
+        "data": manifest,
         "count": costs,
         "speed": speed,
         "machine": runtime.machine(),
@@ -169,7 +170,12 @@ def _run(
 
 
 def _start(
-    config, workdir: Path, compiled: Program, checkpoints: Checkpoints, meta: dict
+    config,
+    workdir: Path,
+    compiled: Program,
+    checkpoints: Checkpoints,
+    meta: dict,
+    manifest: dict,
 ) -> tuple[int, TrainState]:
     """(step, state) to go on from; takes over what `meta` says of earlier processes.
 
@@ -180,12 +186,7 @@ def _start(
     own = checkpoints.restore_latest(compiled.abstract)
     if own is not None:
         step, state, saved = own
-        for key in ("fingerprint", "data"):
-            if saved[key] != meta[key]:
-                raise ConfigError(
-                    f"the checkpoint in {workdir} is of another run: its {key} is "
-                    f"{saved[key]}, now {meta[key]}; take another --workdir"
-                )
+        check_checkpoint(saved, meta, manifest, workdir)
         meta["seconds"] = saved["seconds"]
         (_, here), machines = meta["machines"][0], saved["machines"]
         changed = [k for k in here if here[k] != machines[-1][1].get(k)]
@@ -208,34 +209,6 @@ def _start(
             )
         params = source.restore_params(latest, compiled.abstract.params)
     return 0, state._replace(params=params)
-
-
-def _claim(config, workdir: Path) -> None:
-    """Writes config.json, or refuses a workdir that holds another run."""
-    path = workdir / "config.json"
-    if path.exists():
-        other = configs.from_json(path.read_text())
-        for key, was, now in configs.diff(other, config):
-            if configs.changes_result(key):
-                raise ConfigError(
-                    f"{workdir} holds another run: {key} is {was!r} there and {now!r} "
-                    "now; take another --workdir, or the same config"
-                )
-    write_json(path, config.to_dict())
-
-
-def _same_data(corpus, workdir: Path) -> None:
-    """Writes data.json, or refuses to go on with other text."""
-    path = workdir / "data.json"
-    if path.exists():
-        was = json.loads(path.read_text())["fingerprint"]
-        if was != corpus.fingerprint:
-            raise ConfigError(
-                f"{workdir} was trained on other data (fingerprint {was[:12]}, now "
-                f"{corpus.fingerprint[:12]}): restore the source or take another "
-                "--workdir"
-            )
-    write_json(path, corpus.manifest)
 
 
 def _sample(model, params, corpus, config, workdir: Path, step: int) -> None:

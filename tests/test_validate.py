@@ -74,6 +74,7 @@ CONTRADICTIONS = [
     (dict(data__corpus="text"), "needs data.path"),
     (dict(data__corpus="text", data__path="no/such*"), "data.path='no/such*'"),
     (dict(data__path="a.txt"), "--config.data.corpus=text"),
+    (dict(run__accept_data="yes"), "run.accept_data='yes' must be the first 12 hex"),
     (dict(data__corpus="tfds"), "--config.data.path=wiki40b/en"),
     (dict(data__corpus="pystdlib", data__path="a"), "with data.corpus='pystdlib'"),
     (dict(data__tokenizer="byte"), "did you mean 'bytes'"),

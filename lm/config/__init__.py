@@ -57,7 +57,7 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
         if key not in keys:
             raise schema.unknown(key, keys, (values | changes)["model.pattern"])
     for key, (_, _, _, default) in keys.items():
-        if key.startswith(ENTRY):
+        if key.startswith((ENTRY, schema.PART)):
             values.setdefault(key, default)
         elif key not in values:
             raise ConfigError(f"the config lacks {key}: derive it from configs/base.py")
@@ -109,7 +109,9 @@ def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 # Keys that change nothing, or, as the devices do, no more than the last bits.
-FREE = re.compile(r"run\..*|mesh\..*|train\.micro_tokens|name|data\.(cache|tfds_dir)")
+FREE = re.compile(
+    r"run\..*|mesh\..*|train\.micro_tokens|name|data\.(cache|(mixture\..*\.)?tfds_dir)"
+)
 
 
 def changes_result(key: str) -> bool:

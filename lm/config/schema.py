@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 from lm.errors import ConfigError, choose, nearest
 
 ENTRY = "model.mixers."
+PART = "data.mixture."
+# What a part of data.mixture has of its own, beside its weight; as in data.
+PART_KEYS = ("corpus", "path", "document", "column", "tfds_split", "tfds_dir")
 _NUMBERS = {int: numbers.Integral, float: numbers.Real}
 
 
@@ -45,6 +48,7 @@ def entries(values: Mapping[str, Any]) -> dict[str, str]:
 
 def keys(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Key]:
     """Every key of `base`, and of the mixer entries that `values` has or is given."""
+    from lm.data.corpora import CORPORA
     from lm.mixers import MIXERS
 
     found = {}
@@ -61,6 +65,11 @@ def keys(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Key]:
                 found[prefix + name] = Key(kind, item, value is None, value)
 
     walk(base, "")
+    for name in sorted({k.split(".")[2] for k in values if k.startswith(PART)}):
+        found[f"{PART}{name}.weight"] = Key(float, None, False, 1.0)
+        found |= {f"{PART}{name}.{key}": found[f"data.{key}"] for key in PART_KEYS}
+        if name in CORPORA:
+            found[f"{PART}{name}.corpus"] = found["data.corpus"]._replace(default=name)
     for name, kind in entries(values).items():
         found[f"{ENTRY}{name}.kind"] = Key(str, None, False, kind)
         hints = typing.get_type_hints(MIXERS[kind])

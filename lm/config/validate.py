@@ -3,10 +3,12 @@
 import glob
 import importlib.util
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from lm.config.durations import durations
+from lm.config.schema import PART
 from lm.errors import ConfigError, choose
 
 RANGES = (
@@ -33,6 +35,11 @@ RANGES = (
         "loss.label_smoothing",
         lambda x: 0 <= x < 1,
         "in [0, 1)",
+    ),
+    (
+        "run.accept_data",
+        lambda x: re.fullmatch("[0-9a-f]{12,64}", x),
+        "the first 12 hex digits, or more, of a text's fingerprint",
     ),
     ("run.sample_tokens", lambda x: x >= 0, "0 (no samples) or more"),
     ("seed", lambda x: 0 <= x < 2**31, "in [0, 2**31)"),
@@ -155,23 +162,24 @@ def check_mixer(name: str, fields: dict[str, Any], values: dict[str, Any]) -> No
 
 def _check_data(values: dict[str, Any]) -> None:
     """Raise for a corpus without its files, keys of another corpus, a bad split."""
-    corpus, path = values["data.corpus"], values["data.path"]
+    _check_source("data.", values)
+    names = sorted({k.split(".")[2] for k in values if k.startswith(PART)})
+    if (values["data.corpus"] == "mixture") != bool(names):
+        raise ConfigError(
+            f"data.corpus={values['data.corpus']!r} with data.mixture of "
+            f"{', '.join(names) or 'nothing'}: a mixture is data.corpus=mixture and, "
+            "for example, data.mixture.kjv.weight=0.7 data.mixture.pystdlib.weight=0.3"
+        )
+    for name in names:
+        prefix = f"{PART}{name}."
+        weight, known = values[f"{prefix}weight"], choices()
+        if not 0 < weight < math.inf:
+            raise ConfigError(f"{prefix}weight={weight} must be positive and finite")
+        corpora = [c for c in known["data.corpus"] if c != "mixture"]
+        choose(f"{prefix}corpus", values[f"{prefix}corpus"], corpora)
+        choose(f"{prefix}document", values[f"{prefix}document"], known["data.document"])
+        _check_source(prefix, values)
     split = values["data.split"]
-    if path and corpus not in PATHS:
-        raise ConfigError(
-            f"data.path={path!r} is not read with data.corpus={corpus!r}; add "
-            f"--config.data.corpus={', or '.join(PATHS)}"
-        )
-    if corpus in PATHS and not path:
-        raise ConfigError(
-            f"data.corpus={corpus!r} needs data.path, for example "
-            f"--config.data.path={PATHS[corpus]}"
-        )
-    if corpus in PATHS and corpus != "tfds":
-        literal = Path(path).expanduser()
-        found = [literal, *map(Path, glob.glob(str(literal), recursive=True))]
-        if not any(file.is_file() for file in found):
-            raise ConfigError(f"data.path={path!r} is no file, and matches none")
     good = len(split) == 3 and min(split) > 0 and abs(sum(split) - 1) < 1e-6
     if not good:
         raise ConfigError(
@@ -192,6 +200,26 @@ def _check_record(names: tuple[str, ...]) -> None:
                 f"run.record={name!r} needs a package that is not installed: "
                 f"pip install {package}"
             )
+
+
+def _check_source(prefix: str, values: dict[str, Any]) -> None:
+    """Raise for a corpus without its files, or with those of another."""
+    corpus, path = values[f"{prefix}corpus"], values[f"{prefix}path"]
+    if path and corpus not in PATHS:
+        raise ConfigError(
+            f"{prefix}path={path!r} is not read with {prefix}corpus={corpus!r}; add "
+            f"--config.{prefix}corpus={', or '.join(PATHS)}"
+        )
+    if corpus in PATHS and not path:
+        raise ConfigError(
+            f"{prefix}corpus={corpus!r} needs {prefix}path, for example "
+            f"--config.{prefix}path={PATHS[corpus]}"
+        )
+    if corpus in PATHS and corpus != "tfds":
+        literal = Path(path).expanduser()
+        found = [literal, *map(Path, glob.glob(str(literal), recursive=True))]
+        if not any(file.is_file() for file in found):
+            raise ConfigError(f"{prefix}path={path!r} is no file, and matches none")
 
 
 def _check_batch(values: dict[str, Any]) -> None:

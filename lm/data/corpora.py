@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lm.data import files
+from lm.data.mixture import mixture
 from lm.data.source import BLOCK, Document, Source
 from lm.data.tables import jsonl, parquet
 from lm.data.tfds import tfds
@@ -170,4 +171,5 @@ CORPORA = {
     "jsonl": jsonl,
     "parquet": parquet,
     "tfds": tfds,
+    "mixture": lambda data: mixture(data, CORPORA),
 }

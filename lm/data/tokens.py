@@ -232,7 +232,7 @@ def _make(folder: Path, data, source: Source, tokenizer, key: str) -> None:
     except ConfigError:
         shutil.rmtree(part)
         raise
-    manifest["key"] = key
+    manifest |= source.facts | {"key": key}  # facts of a whole reading too
     (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
     for path in part.iterdir():
         with open(path, "rb") as file:
