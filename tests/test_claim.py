@@ -8,7 +8,7 @@ import pytest
 from lm import claim, train
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
-from lm.data import prepare
+from lm.data import TrainBatches, prepare
 from tests import runs
 
 WORDS = {
@@ -29,20 +29,15 @@ def stopped(config, workdir, monkeypatch):
     class Fault(Exception):
         pass
 
-    def batches(*args):
-        whole = TrainBatches(*args)
+    whole = TrainBatches.__call__
 
-        def at(step):
-            if step == 3:
-                raise Fault
-            return whole(step)
+    def batch(self, step):
+        if step == 3:
+            raise Fault
+        return whole(self, step)
 
-        at.steps_per_epoch = whole.steps_per_epoch
-        return at
-
-    TrainBatches = train.TrainBatches
     with monkeypatch.context() as patch:
-        patch.setattr(train, "TrainBatches", batches)
+        patch.setattr(TrainBatches, "__call__", batch)
         with pytest.raises(Fault):
             train.run(config, workdir)
 
