@@ -27,7 +27,10 @@ def get_config() -> ConfigDict:
             max_document=placeholder(
                 int
             ),  # tokens; longer documents are cut into pieces
-            tokenizer="bytes",
+            tokenizer="bytes",  # bytes | characters | words | bpe | file
+            tokenizer_path=placeholder(str),  # tokenizer="file": a tokenizer.json
+            vocab_size=4096,  # tokenizer="bpe": most tokens
+            min_count=2,  # characters, words, pairs of bpe that are seen less: none
             split=(
                 0.9,
                 0.05,

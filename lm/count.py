@@ -17,6 +17,7 @@ from jax.extend import core
 
 from lm import model as models
 from lm import sequence
+from lm.data import prepare
 from lm.sequence import Sequence
 
 
@@ -140,7 +141,8 @@ def executed_step(model, rows: int, context: int) -> int:
 def table(config, context: int | None = None) -> str:
     """What `run.py count` prints, for a resolved config."""
     context = context or config.data.context
-    model = models.build(config, vocab_size=256)
+    in_bytes = config.data.tokenizer == "bytes"
+    model = models.build(config, 256 if in_bytes else prepare(config.data).vocab_size)
     c = summary(model, context, tokens=0)
     rows = max(config.train.batch_tokens // config.data.context, 1)
     run = executed_step(model, rows, context)

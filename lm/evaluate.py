@@ -38,7 +38,7 @@ def window(model, params, corpus, split: str, config) -> dict:
     # Rows follow each other in the text.
     tokens = _tokens(forward, sharding.over(params, batches), axis=0)
     settings = {"protocol": "window", "context": context, "cache": 0}
-    return settings | summarise(*tokens, corpus.sizes(split)[1:])
+    return settings | summarise(*tokens, *_covered(corpus, split))
 
 
 def stream(model, params, corpus, split: str, config) -> dict:
@@ -61,7 +61,7 @@ def stream(model, params, corpus, split: str, config) -> dict:
     # A row goes on in the next batch.
     tokens = _tokens(forward, sharding.over(params, batches), axis=1)
     settings = {"protocol": "stream", "context": chunk, "cache": chunk}
-    return settings | summarise(*tokens, corpus.sizes(split)[1:])
+    return settings | summarise(*tokens, *_covered(corpus, split))
 
 
 def _tokens(forward: Callable, batches: Iterable[Batch], axis: int) -> list:
@@ -80,28 +80,50 @@ def _tokens(forward: Callable, batches: Iterable[Batch], axis: int) -> list:
     return [column[valid] for column in columns]
 
 
-def summarise(nats_N, weights_N, positions_N, sizes_N) -> dict:
+def _covered(corpus, split: str) -> tuple:
+    """(bytes that each target covers, which targets are <unk> or None), each [N]."""
+    unknown = None
+    if corpus.unknown is not None:
+        unknown = corpus.tokens(split)[1:] == corpus.unknown
+    return corpus.sizes(split)[1:], unknown
+
+
+def summarise(nats_N, weights_N, positions_N, sizes_N, unknown_N=None) -> dict:
     """The figures of targets in the order of the text; weight 0 leaves one out.
 
+    nats, bits_per_byte and blocks charge an unknown target its spelling, so that they
+    are of a code for the whole text: of each of its bytes and of an end mark, log 257
+    nats. nats_per_token, perplexity and by_position are the model's own.
+
     Args:
-      sizes_N: bytes of the text that each target covers.
+      sizes_N: bytes of the text that each target covers; unknown_N: bool, it is <unk>.
     """
     kept = weights_N > 0
     nats_N = nats_N[kept].astype(np.float64)
     bytes_N = np.asarray(sizes_N)[kept].astype(np.int64)
-    nats, size = float(nats_N.sum()), int(bytes_N.sum())
+    coded_N, facts = nats_N, {}
+    if unknown_N is not None:
+        unknown_N = np.asarray(unknown_N)[kept]
+        spelling_N = unknown_N * (bytes_N + 1) * math.log(257)
+        coded_N = nats_N + spelling_N
+        counts = {
+            "tokens": int(unknown_N.sum()),
+            "bytes": int(bytes_N[unknown_N].sum()),
+        }
+        facts["unknown"] = counts | {"nats": float(spelling_N.sum())}
+    own, nats, size = (float(nats_N.sum()), float(coded_N.sum()), int(bytes_N.sum()))
     blocks = [slice(i, i + BLOCK) for i in range(0, len(nats_N), BLOCK)]
     with np.errstate(over="ignore"):  # a perplexity beyond float64 is inf
-        perplexity = float(np.exp(nats / len(nats_N)))
-    return {
+        perplexity = float(np.exp(own / len(nats_N)))
+    return facts | {
         "tokens": len(nats_N),
         "bytes": size,
         "nats": nats,
-        "nats_per_token": nats / len(nats_N),
+        "nats_per_token": own / len(nats_N),
         "bits_per_byte": nats / size / math.log(2),
         "perplexity": perplexity,
         "by_position": by_position(nats_N, positions_N[kept]),
-        "blocks": [[float(nats_N[b].sum()), int(bytes_N[b].sum())] for b in blocks],
+        "blocks": [[float(coded_N[b].sum()), int(bytes_N[b].sum())] for b in blocks],
     }
 
 

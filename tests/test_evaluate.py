@@ -22,6 +22,7 @@ CORPUS = SimpleNamespace(
     tokens=lambda split: TEXT_N,
     documents=lambda split: DOCUMENTS,
     sizes=lambda split: BYTES_V[TEXT_N],
+    unknown=None,
 )
 ROWS, CONTEXT, CHUNK = 3, 16, 8
 INPUTS = len(TEXT_N) - 1
@@ -180,6 +181,27 @@ def test_the_figures_of_a_few_tokens():
     np.testing.assert_allclose(result["by_position"], want)
 
 
+def test_an_unknown_target_is_charged_its_spelling(monkeypatch):
+    monkeypatch.setattr(evaluate, "BLOCK", 2)
+    nats_N, weights_N = np.log([2.0, 4.0, 8.0, 16.0]), np.array([1, 1, 1, 0.0])
+    sizes_N, positions_N = np.array([3, 5, 1, 7]), np.arange(4)
+    plain = evaluate.summarise(nats_N, weights_N, positions_N, sizes_N)
+    unknown_N = np.array([False, True, False, True])
+    result = evaluate.summarise(nats_N, weights_N, positions_N, sizes_N, unknown_N)
+    spelling = 6 * np.log(257)
+    assert result["unknown"] == {
+        "tokens": 1,
+        "bytes": 5,
+        "nats": pytest.approx(spelling),
+    }
+    for own in ("tokens", "bytes", "nats_per_token", "perplexity", "by_position"):
+        assert result[own] == plain[own]
+    assert result["nats"] == pytest.approx(np.log(64) + spelling)
+    assert result["bits_per_byte"] == pytest.approx((6 + spelling / np.log(2)) / 9)
+    assert sum(nats for nats, _ in result["blocks"]) == pytest.approx(result["nats"])
+    assert "unknown" not in plain
+
+
 def test_learned_positions_have_no_stream():
     model, config_ = language_model(("attention",), position="learned")
     params = initial(model)
@@ -209,6 +231,26 @@ def test_a_workdir_is_evaluated_on_every_split(workdir):
     assert own["window"]["nats"] != own["stream"]["nats"]
     with pytest.raises(ConfigError, match="split 'tset'"):
         evaluate.run(workdir, "tset", both)
+
+
+def test_a_run_over_words_is_charged_for_the_unknown(tmp_path):
+    raw = b"".join(trained.TEXT + b"odd%d " % n for n in range(60))
+    data = {"tokenizer": "words", "context": 8}
+    train_ = {"duration": "2 steps", "batch_tokens": 32}
+    evals = {"stream_chunk": 8}
+    changes = dict(data=data, train=train_, eval=evals, run={"prompt": " the"})
+    config = trained.settings(tmp_path, raw, **changes)
+    result = train.run(config, tmp_path / "run")
+    corpus = prepare(config.data)
+    sizes_N = corpus.sizes("test")[1:]
+    unknown_N = corpus.tokens("test")[1:] == corpus.unknown
+    for test in result["test"].values():
+        assert test["bytes"] == sizes_N.sum()
+        assert test["unknown"]["tokens"] == unknown_N.sum() > 0
+        assert test["unknown"]["bytes"] == sizes_N[unknown_N].sum()
+        own = test["nats_per_token"] * test["tokens"]
+        assert own + test["unknown"]["nats"] == pytest.approx(test["nats"])
+    assert (tmp_path / "run" / "samples" / "2.txt").read_text().startswith(" the")
 
 
 def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):

@@ -14,6 +14,7 @@ from lm.errors import ConfigError, choose
 RANGES = (
     (
         "model.width model.depth model.mlp_width data.context data.max_document "
+        "data.min_count "
         "data.train_bytes data.eval_bytes train.batch_tokens train.micro_tokens "
         "eval.rows eval.stream_chunk run.keep",
         lambda x: x >= 1,
@@ -29,6 +30,7 @@ RANGES = (
         lambda x: 0 <= x < math.inf,
         "0 or more, and finite",
     ),
+    ("data.vocab_size", lambda x: x >= 256, "at least 256, the bytes"),
     ("optim.final_lr", lambda x: 0 <= x <= 1, "a fraction of optim.lr, 0 to 1"),
     (
         "optim.b1 optim.b2 model.embedding_dropout model.residual_dropout "
@@ -180,6 +182,12 @@ def _check_data(values: dict[str, Any]) -> None:
         choose(f"{prefix}document", values[f"{prefix}document"], known["data.document"])
         _check_source(prefix, values)
     split = values["data.split"]
+    tokenizer, file = values["data.tokenizer"], values["data.tokenizer_path"]
+    if (tokenizer == "file") != bool(file):
+        raise ConfigError(
+            f"data.tokenizer={tokenizer!r} and data.tokenizer_path={file!r}: 'file' "
+            "needs the path of a tokenizer.json, and no other tokenizer reads one"
+        )
     good = len(split) == 3 and min(split) > 0 and abs(sum(split) - 1) < 1e-6
     if not good:
         raise ConfigError(

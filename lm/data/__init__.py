@@ -10,7 +10,7 @@ from lm.data.loader import (
     window_batches,
 )
 from lm.data.tokenizers import TOKENIZERS
-from lm.data.tokens import Corpus, prepare
+from lm.data.tokens import Corpus, as_bytes, prepare
 from lm.data.yardsticks import yardsticks
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Batch",
     "Corpus",
     "TrainBatches",
+    "as_bytes",
     "TrainStreams",
     "prepare",
     "stream_batches",

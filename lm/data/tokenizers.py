@@ -1,20 +1,16 @@
 """Tokenizers: what turns the bytes of a text into ids, and ids back into bytes.
 
-A tokenizer is made by a function of (config.data, Source, folder of the cache).
+A tokenizer is made by a function of (config.data, folder of the cache, the Corpus of
+the same text in bytes); what it learns, it learns from that corpus's training split.
 """
 
 import hashlib
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-
-class Encoded(NamedTuple):
-    """ids: int32 [N]. sizes: int32 [N], the bytes of the text that each covers, whose
-    sum is the text's; None where `bytes_per_token` says it."""
-
-    ids: np.ndarray
-    sizes: np.ndarray | None = None
+from lm.data import bpe, vocabulary
+from lm.data.encoded import Encoded
 
 
 class Tokenizer(Protocol):
@@ -36,7 +32,7 @@ class Tokenizer(Protocol):
         """Ids of any bytes, and what each covers."""
 
     def decode(self, ids) -> bytes:
-        """The text of ids [N]; ValueError outside 0 up to vocab_size."""
+        """The text of ids [N], "<unk>" for `unknown`; ValueError for no id."""
 
     def cut(self, text: bytes) -> int:
         """A place n, near the end of the text, where it may be cut: whatever follows,
@@ -64,4 +60,10 @@ class Bytes:
         return len(text)
 
 
-TOKENIZERS = {"bytes": lambda data, source, cache: Bytes()}
+TOKENIZERS = {
+    "bytes": lambda data, cache, corpus: Bytes(),
+    "characters": vocabulary.characters,
+    "words": vocabulary.words,
+    "bpe": bpe.learned,
+    "file": bpe.from_file,
+}

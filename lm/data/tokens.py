@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from lm.data.clean import INVALID_UTF8, Cleaner
@@ -18,6 +19,7 @@ from lm.data.corpora import CORPORA
 from lm.data.growing import PROGRESS, Growing
 from lm.data.shards import Shard, shards, token_dtype
 from lm.data.source import Source
+from lm.data.splits import SPLITS, bounds, check_windows, inside
 from lm.data.tokenizers import TOKENIZERS, Tokenizer
 from lm.data.workers import encode_all
 from lm.errors import ConfigError
@@ -25,7 +27,6 @@ from lm.errors import ConfigError
 FORMAT = 1  # raise it when the same source would give other tokens or documents
 SIZE = np.dtype(np.int32)  # of an entry of sizes.bin
 COARSE = 4096  # places of the list of documents that are held in memory
-SPLITS = ("train", "validation", "test")
 
 
 def prepare(data) -> "Corpus":
@@ -33,11 +34,15 @@ def prepare(data) -> "Corpus":
 
     Several processes may call this at once. ConfigError, naming the key, for a source
     that cannot be read, that holds no text or that is too small for its splits.
+
+    Every other tokenizer starts from the token file of bytes: it learns from the
+    training split of that, and its splits hold the same text.
     """
     _check(data)
+    in_bytes = None if data.tokenizer == "bytes" else prepare(as_bytes(data))
     source = CORPORA[data.corpus](data)
     cache = _cache(data.cache)
-    tokenizer = TOKENIZERS[data.tokenizer](data, source, cache)
+    tokenizer = TOKENIZERS[data.tokenizer](data, cache, in_bytes)
     key = _digest(
         format=FORMAT,
         sha256=source.sha256,
@@ -52,7 +57,14 @@ def prepare(data) -> "Corpus":
         with FileLock(f"{folder}.lock"):
             if not _is_whole(folder, tokenizer):
                 _make(folder, data, source, tokenizer, key)
-    return Corpus(folder, data, source, tokenizer)
+    return Corpus(folder, data, source, tokenizer, in_bytes)
+
+
+def as_bytes(data) -> ConfigDict:
+    """config.data of the same text, in bytes."""
+    return ConfigDict(
+        data.to_dict() | dict(tokenizer="bytes", tokenizer_path=None, context=1)
+    )
 
 
 class _Mapped(NamedTuple):
@@ -71,7 +83,9 @@ class _Mapped(NamedTuple):
 class Corpus:
     """An open token file, its splits and its tokenizer."""
 
-    def __init__(self, folder: Path, data, source: Source, tokenizer: Tokenizer):
+    def __init__(
+        self, folder: Path, data, source: Source, tokenizer: Tokenizer, in_bytes
+    ):
         stored = json.loads((folder / "manifest.json").read_text())
         # Open for good: the cache may be emptied while a run goes on.
         self._tokens = _Mapped(FileIO(folder / "tokens.bin"), stored["dtype"], 0)
@@ -81,10 +95,16 @@ class Corpus:
         )
         self._tokenizer = tokenizer
         self.vocab_size: int = tokenizer.vocab_size
+        self.unknown: int | None = tokenizer.unknown
         self._stored_sizes = None
         if tokenizer.bytes_per_token is None:
             self._stored_sizes = _Mapped(FileIO(folder / "sizes.bin"), SIZE, 0)
-        self._bounds = _bounds(stored["tokens"], self._sizes, data)
+        if in_bytes is None:
+            self._bounds = bounds(stored["tokens"], data)
+        else:
+            spans = in_bytes.manifest["splits"]
+            self._bounds = inside(spans, stored["tokens"], self._sizes)
+        check_windows(self._bounds, stored["tokens"], data)
         edges = [[start + 1, stop] for start, stop in self._bounds.values()]
         found = np.searchsorted(documents, edges).tolist()
         self._inside = dict(zip(self._bounds, found, strict=True))
@@ -288,33 +308,6 @@ def _write(folder: Path, data, source: Source, tokenizer) -> dict:
         documents=whole.documents,
         tokenizer=tokenizer.fingerprint,
     ) | {name: int(count) for name, count in counts.items()}
-
-
-def _bounds(count: int, sizes: Callable, data) -> dict[str, list[int]]:
-    """{split: [start, stop]} after the caps; ConfigError if one holds no window.
-
-    Args:
-      count: of the corpus's tokens; sizes: (start, stop) -> bytes of each of them.
-    """
-    edges = np.round(count * np.cumsum([0.0, *data.split])).astype(int)
-    bounds = {}
-    for i, split in enumerate(SPLITS):
-        start, stop = int(edges[i]), int(edges[i + 1])
-        cap_key = "train_bytes" if split == "train" else "eval_bytes"
-        cap = getattr(data, cap_key)
-        if cap is not None:
-            # Every token is at least one byte, so the cap is within `cap` tokens.
-            sizes_N = sizes(start, min(stop, start + cap))
-            stop = start + int(np.searchsorted(np.cumsum(sizes_N), cap, side="right"))
-        if stop - start < data.context + 1:
-            raise ConfigError(
-                f"the {split} split has {stop - start} tokens of the corpus's "
-                f"{count}, and data.context={data.context} needs at least "
-                f"{data.context + 1}: lower data.context, change data.split="
-                f"{tuple(data.split)} or data.{cap_key}={cap}, or give a larger file"
-            )
-        bounds[split] = [start, stop]
-    return bounds
 
 
 def _digest(**facts) -> str:

@@ -9,7 +9,7 @@ from lm import config as configs
 from lm import experiment as experiments
 from lm import report as reports
 from lm.config import ConfigError
-from lm.data import prepare, yardsticks
+from lm.data import as_bytes, prepare, yardsticks
 from lm.experiment import Experiment, Ladder, Runs
 from lm.signals import interrupts
 from lm.sweep import plan as plans
@@ -31,19 +31,20 @@ def compare(
     experiment = experiments.load(path)
     runs = experiments.tier_runs(experiment, tier)
     arms = experiments.arm_configs(experiment, runs)
-    corpus = prepare(runs.config.data)
+    # One after another: workers find the token files made.
+    sizes = {arm: prepare(config.data).vocab_size for arm, config in arms.items()}
     mesh = runs.config.mesh
     places = workers.slots(worker_count, max(mesh.data, 1) * max(mesh.fsdp, 1))
     log = out / "logs"
     with interrupts(), workdir_lock(out):
         _same_experiment(experiment, tier, out)
-        fitted = plans.fit(arms, runs, corpus.vocab_size, places, log)
+        fitted = plans.fit(arms, runs, sizes, places, log)
         if dry:
             timed = plans.time_steps(fitted, places, log)
             print(plans.estimate(fitted, runs, timed, len(places)))
             return 0
         plan = plans.describe(experiment, tier, runs, fitted)
-        _write_yardsticks(corpus, out)
+        _write_yardsticks(runs.config.data, out)
         return Sweep(experiment, runs, fitted, plan, out, places).run()
 
 
@@ -75,10 +76,11 @@ def _same_experiment(experiment: Experiment, tier: str, out: Path) -> None:
         )
 
 
-def _write_yardsticks(corpus, out: Path) -> None:
+def _write_yardsticks(data, out: Path) -> None:
     path = out / "yardsticks.json"
     if path.exists():
         return
+    corpus = prepare(as_bytes(data))
     train, test = (corpus.decode(corpus.tokens(split)) for split in ("train", "test"))
     sizes = {"train_bytes": len(train), "heldout_bytes": len(test)}
     write_json(path, sizes | {"bits_per_byte": yardsticks(train, test)})

@@ -31,7 +31,7 @@ def to_json(config) -> str:
 
 
 def fit(
-    arms: dict, runs: Runs, vocab_size: int, places: list[Slot], log: Path
+    arms: dict, runs: Runs, vocab_sizes: dict, places: list[Slot], log: Path
 ) -> Fitted:
     """Every arm under every match, its key set so that the target is met within 1 %."""
     matches = {match.quantity: match for match in runs.matches}
@@ -40,7 +40,7 @@ def fit(
         Task(
             f"{name}/{arm}",
             "fit",
-            (to_json(config), name, match.target, match.by, vocab_size),
+            (to_json(config), name, match.target, match.by, vocab_sizes[arm]),
         )
         for name, match in matches.items()
         if match.by
