@@ -43,7 +43,9 @@ def batches(folder: Path) -> TrainBatches:
     data = base.get_config().data
     data.context = CONTEXT
     source = SimpleNamespace(name="sparse", version="1")
-    return TrainBatches(Corpus(folder, data, source, Bytes()), CONTEXT, ROWS, seed=0)
+    return TrainBatches(
+        Corpus(folder, data, source, Bytes(), None), CONTEXT, ROWS, seed=0
+    )
 
 
 def speed(document: int) -> Row:
