@@ -72,12 +72,15 @@ def get_config() -> ConfigDict:
     )
     config.optim = ConfigDict(
         dict(
+            name="adamw",  # adamw | muon | lion | sgd | schedule_free
             lr=6e-3,
-            schedule="cosine",
+            schedule="cosine",  # cosine | linear | wsd | constant | inverse_sqrt
             warmup="5%",
+            decay="20%",  # of training, at its end: wsd's
             final_lr=0.1,  # fraction of lr at the end of training
             weight_decay=0.1,
-            b1=0.9,
+            momentum=0.95,  # of muon and sgd
+            b1=0.9,  # of the others, and of muon for what is no matrix; so b2 and eps
             b2=0.95,
             eps=1e-8,
             clip=1.0,  # global norm
@@ -89,6 +92,9 @@ def get_config() -> ConfigDict:
             batch_tokens=2048,  # global, whatever the number of devices
             micro_tokens=placeholder(int),  # most tokens a device holds at once
             state="reset",  # reset: rows start afresh | carry: truncated BPTT
+            average="none",  # none | ema | polyak: of parameters, to be evaluated
+            ema_decay=0.999,
+            polyak_start="50%",  # of training, that the mean leaves out
             init_from=placeholder(str),  # workdir whose parameters start this run
         )
     )

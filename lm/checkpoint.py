@@ -125,9 +125,9 @@ class Checkpoints:
         saved = self._verify(step)
         return self._read(step, saved, abstract_state, ""), saved["meta"]
 
-    def restore_params(self, step: int, abstract_params: Any) -> Any:
-        """As `restore`, of the state's field `params` alone, whatever else it has."""
-        return self._read(step, self._verify(step), abstract_params, "params/")
+    def restore_params(self, step: int, abstract: Any, path: str = "params") -> Any:
+        """As `restore`, of all below one path of the state, whatever else it has."""
+        return self._read(step, self._verify(step), abstract, f"{path}/")
 
     def restore_latest(self, abstract_state: Any) -> tuple[int, Any, dict] | None:
         """(step, state, meta) of the newest good step; None if none was ever saved.

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from lm import averages, count, runtime, sharding, signals, step
 from lm import config as configs
-from lm import count, runtime, sharding, signals, step
 from lm import model as models
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
@@ -170,6 +170,8 @@ def load(workdir: Path):
     latest = checkpoints.latest()
     if latest is None:
         raise ConfigError(f"{workdir} has no checkpoint yet: train it first")
-    params = checkpoints.restore_params(latest, count.abstract_params(model))
+    params = averages.restored(
+        config, checkpoints, latest, count.abstract_params(model)
+    )
     checkpoints.close()
     return config, model, params, corpus

@@ -1,7 +1,8 @@
-"""AdamW whose decay goes by parameter name, with a schedule from traced numbers.
+"""One update: clip, an optimiser's direction, decoupled decay, a scheduled rate.
 
-Loshchilov and Hutter 2019, arXiv 1711.05101. Names, never ranks, decide: the scan over
-layers puts an axis before every leaf, so a stacked norm scale is a matrix by rank.
+Decay and rate go by parameter name (Loshchilov and Hutter 2019, arXiv 1711.05101).
+Names, never ranks, decide: the scan over layers puts an axis before every leaf, so a
+stacked norm scale is a matrix by rank.
 """
 
 import re
@@ -13,6 +14,9 @@ import numpy as np
 import optax
 
 from lm.mixers import MIXERS
+from lm.optimizers import OPTIMIZERS
+from lm.parameters import paths
+from lm.schedules import learning_rate
 
 # Group -> (factor of the learning rate, factor of the weight decay).
 FACTORS = {"decay": (1.0, 1.0), "no_decay": (1.0, 0.0), "fast": (2.0, 0.0)}
@@ -34,6 +38,8 @@ class Hyper(NamedTuple):
     weight_decay: jax.Array
     warmup: jax.Array
     steps: jax.Array
+    decay: jax.Array
+    polyak_start: jax.Array
     final_lr: jax.Array
     clip: jax.Array
     label_smoothing: jax.Array
@@ -41,40 +47,14 @@ class Hyper(NamedTuple):
     seed: jax.Array
 
 
-def hyper(config, steps: int, warmup: int) -> Hyper:
+def hyper(
+    config, steps: int, warmup: int, decay: int = 0, polyak_start: int = 0
+) -> Hyper:
     """Hyper of a resolved config, as NumPy scalars of fixed dtypes."""
     o, loss = config.optim, config.loss
-    floats = (o.lr, o.weight_decay, warmup, steps, o.final_lr, o.clip)
-    floats += (loss.label_smoothing, loss.z_loss)
+    floats = (o.lr, o.weight_decay, warmup, steps, decay, polyak_start)
+    floats += (o.final_lr, o.clip, loss.label_smoothing, loss.z_loss)
     return Hyper(*map(np.float32, floats), np.int32(config.seed))
-
-
-def warmup_factor(step, hyper: Hyper):
-    """Linear from 1 / warmup at the first step to 1."""
-    return jnp.minimum(1.0, (step + 1) / jnp.maximum(hyper.warmup, 1.0))
-
-
-def cosine(step, hyper: Hyper):
-    """Half a cosine from 1 after the warm-up to final_lr at the last step."""
-    span = jnp.maximum(hyper.steps - 1 - hyper.warmup, 1.0)
-    progress = jnp.clip((step - hyper.warmup) / span, 0.0, 1.0)
-    return hyper.final_lr + (1 - hyper.final_lr) * 0.5 * (
-        1 + jnp.cos(jnp.pi * progress)
-    )
-
-
-SCHEDULES = {"cosine": cosine, "constant": lambda step, hyper: 1.0}
-
-
-def learning_rate(schedule: str, step, hyper: Hyper):
-    """Rate of the update that makes step + 1 of step."""
-    return hyper.lr * warmup_factor(step, hyper) * SCHEDULES[schedule](step, hyper)
-
-
-def paths(tree):
-    """The tree with each leaf replaced by its path, 'units/block_0/mixer/bias'."""
-    name = lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/")
-    return jax.tree_util.tree_map_with_path(name, tree)
 
 
 def groups(params):
@@ -94,24 +74,30 @@ def groups(params):
     return jax.tree.map(group, paths(params))
 
 
-def adam(config) -> optax.GradientTransformation:
-    """The moments; clipping, decay and rate are applied in `update`."""
-    o = config.optim
-    return optax.scale_by_adam(o.b1, o.b2, o.eps)
+def init(config, params):
+    """The state of the config's optimiser before the first update."""
+    return OPTIMIZERS[config.optim.name](config.optim).init(params)
 
 
 def update(config, grads, state, params, step, hyper: Hyper):
-    """One update -> (params, state, metrics); decay is decoupled, times the rate."""
+    """One update -> (params, state, metrics).
+
+    Every optimiser has the same path: gradients are clipped by their global norm, and
+    `steps` adds the decay and multiplies by the rate, both times their group's factor.
+    """
     norm = optax.global_norm(grads)
     scale = jnp.minimum(1.0, hyper.clip / jnp.maximum(norm, 1e-16))
     grads = jax.tree.map(lambda g: g * scale, grads)
-    updates, state = adam(config).update(grads, state)
     rate = learning_rate(config.optim.schedule, step, hyper)
 
-    def apply(p, u, group):
-        speed, decayed = FACTORS[group]
-        decay = hyper.weight_decay * p if decayed else 0.0
-        return p - speed * rate * (u + decay)
+    def steps(updates, params):
+        def one(u, p, group):
+            speed, decayed = FACTORS[group]
+            decay = hyper.weight_decay * p if decayed else 0.0
+            return speed * rate * (u + decay)
 
-    params = jax.tree.map(apply, params, updates, groups(params))
+        return jax.tree.map(one, updates, params, groups(params))
+
+    optimizer = OPTIMIZERS[config.optim.name](config.optim)
+    params, state = optimizer.update(grads, state, params, steps, rate)
     return params, state, {"grad_norm": norm, "lr": rate}

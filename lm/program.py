@@ -24,7 +24,9 @@ TRACED = (
     "optim.final_lr",
     "optim.clip",
     "optim.warmup",
+    "optim.decay",
     "train.duration",
+    "train.polyak_start",
     "eval.every",
     "data.train_bytes",
     "data.eval_bytes",
@@ -59,6 +61,7 @@ class Program:
       model, mesh.
       abstract: TrainState of ShapeDtypeStructs with their shardings.
       init: seed -> TrainState on the mesh; one jitted path for every arm.
+      start: the same from parameters that are given.
     """
 
     def __init__(self, config, vocab_size: int):
@@ -74,6 +77,8 @@ class Program:
             self._shardings,
         )
         self.init = jax.jit(initial, out_shardings=self._shardings)
+        start = functools.partial(step.start, self.model, config)
+        self.start = jax.jit(start, out_shardings=self._shardings)
 
     @functools.cached_property
     def train_step(self):

@@ -2,7 +2,7 @@
 
 import jax
 
-from lm import optim
+from lm import parameters
 from lm.ops.int8 import quantize
 
 # The axis that products contract, by the last name of a parameter's path.
@@ -21,4 +21,4 @@ def int8(params):
         axis = CONTRACTED.get(path.rpartition("/")[2])
         return x if axis is None else quantize(x, axis)
 
-    return jax.tree.map(leaf, optim.paths(params), params)
+    return jax.tree.map(leaf, parameters.paths(params), params)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lm.errors import ConfigError
-from lm.optim import paths
+from lm.parameters import paths
 
 AXES = ("data", "fsdp")
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lm import layers, loss, optim, sharding
+from lm import averages, layers, loss, optim, sharding
 
 DROPOUT = "dropout"
 
@@ -24,6 +24,7 @@ class TrainState(NamedTuple):
     optimizer: Any
     step: jax.Array
     carried: Any = ()  # the recurrent state of every row, with train.state = "carry"
+    average: Any = ()  # of the parameters, with train.average
 
 
 # train.state -> (model, rows, context) -> TrainState.carried before the first step.
@@ -36,11 +37,17 @@ CARRIED: dict[str, Callable] = {
 
 def initial_state(model, config, seed) -> TrainState:
     """Parameters, moments and step 0; jit it, so that there is one path to them."""
-    params = model.initial_params(seed)
+    return start(model, config, model.initial_params(seed))
+
+
+def start(model, config, params) -> TrainState:
+    """The state before the first update of these parameters."""
     context = config.data.context
     rows = config.train.batch_tokens // context
     carried = CARRIED[config.train.state](model, rows, context)
-    return TrainState(params, optim.adam(config).init(params), jnp.int32(0), carried)
+    average = averages.start(config, params)
+    optimizer = optim.init(config, params)
+    return TrainState(params, optimizer, jnp.int32(0), carried, average)
 
 
 def _micro(batch, count: int, axis: int = 0):
@@ -112,13 +119,15 @@ def _train_step(model, config, micro_batches: int, state: TrainState, batch, hyp
     params, moments, metrics = optim.update(
         config, grads, state.optimizer, state.params, state.step, hyper
     )
+    average = averages.update(config, state.average, params, state.step, hyper)
     # With the norm of the new parameters every way to diverge shows in the metrics.
     norm = optax.global_norm(params)
     metrics |= {"loss": sum_nats / sum_weights, "param_norm": norm}
     if any(term is not None for term in terms):
         metrics["objective"] = value / sum_weights
     metrics |= _extent(carried)
-    return TrainState(params, moments, state.step + 1, carried), metrics
+    new = TrainState(params, moments, state.step + 1, carried, average)
+    return new, metrics
 
 
 def _extent(carried) -> dict:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lm import averages, count, evaluate, generate, optim, runtime, sharding, signals
 from lm import config as configs
-from lm import count, evaluate, generate, optim, runtime, sharding, signals
 from lm.card import Card
 from lm.checkpoint import Checkpoints
 from lm.claim import check_checkpoint, claim, same_data
@@ -71,7 +71,8 @@ def _run(
     durations = configs.durations(config, batches.steps_per_epoch)
     steps = durations.steps
     check_steps(profile, steps)
-    hyper = optim.hyper(config, steps, durations.warmup)
+    d = durations
+    hyper = optim.hyper(config, d.steps, d.warmup, d.decay, d.polyak_start)
 
     compiled = program(config, corpus.vocab_size)
     model = compiled.model
@@ -89,8 +90,9 @@ def _run(
 
     def validate() -> dict:
         """EVAL of the validation text; a sample, and then the row, for good."""
-        result = evaluate.window(model, state.params, corpus, "validation", config)
-        _sample(model, state.params, corpus, config, workdir, step)
+        params = averages.evaluated(config, state)
+        result = evaluate.window(model, params, corpus, "validation", config)
+        _sample(model, params, corpus, config, workdir, step)
         rows.validation(step, result)
         return result
 
@@ -130,13 +132,14 @@ def _run(
         speed = progress.speed()
         save(checkpoints.ensure)
         with progress.apart():
+            params = averages.evaluated(config, state)
             outcome = {
                 "status": "done",
                 "step": step,
                 "diverged_at": None,
                 "validation": {"window": validate()},
                 "test": {
-                    name: protocol(model, state.params, corpus, "test", config)
+                    name: protocol(model, params, corpus, "test", config)
                     for name, protocol in evaluate.PROTOCOLS.items()
                 },
             }
@@ -180,7 +183,7 @@ def _start(
     """(step, state) to go on from; takes over what `meta` says of earlier processes.
 
     1. This workdir's own newest checkpoint: a preempted run goes on.
-    2. The parameters of train.init_from, with new moments, at step 0.
+    2. The parameters that train.init_from is judged by, with new moments, at step 0.
     3. Scratch.
     """
     own = checkpoints.restore_latest(compiled.abstract)
@@ -195,20 +198,25 @@ def _start(
         if changed:
             print(f"  on another machine ({', '.join(changed)}): not bitwise")
         return step, state
-    state = compiled.init(np.int32(config.seed))
     if config.train.init_from is None:
-        return 0, state
-    with closing(
-        Checkpoints(Path(config.train.init_from) / "checkpoints", 1)
-    ) as source:
+        return 0, compiled.init(np.int32(config.seed))
+    folder = Path(config.train.init_from)
+    with closing(Checkpoints(folder / "checkpoints", 1)) as source:
         latest = source.latest()
         if latest is None:
             raise ConfigError(
                 f"train.init_from={config.train.init_from!r} has no checkpoint: name "
                 "the workdir of a trained run"
             )
-        params = source.restore_params(latest, compiled.abstract.params)
-    return 0, state._replace(params=params)
+        path = folder / "config.json"
+        if not path.is_file():
+            raise ConfigError(
+                f"train.init_from={config.train.init_from!r} has no config.json, which "
+                "says what its checkpoint holds: name the workdir of a trained run"
+            )
+        trained = configs.from_json(path.read_text())
+        params = averages.restored(trained, source, latest, compiled.abstract.params)
+    return 0, compiled.start(params)
 
 
 def _sample(model, params, corpus, config, workdir: Path, step: int) -> None:

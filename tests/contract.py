@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lm import loss, optim, sequence
+from lm import loss, optim, parameters, sequence
 from lm.mixers import MIXERS
 from lm.sequence import Sequence
 from tests.contract_numerics import precision, stability
@@ -125,7 +125,7 @@ def born(name: str) -> dict:
         close(params[f"prefix_block_{layer}"]["mixer"], alone, 1e-6)
     block = f"prefix_block_{LAYER}"
     leaves = {block: {"mixer": params[block]["mixer"]}}
-    trees = (optim.paths(leaves), leaves, optim.groups(leaves))
+    trees = (parameters.paths(leaves), leaves, optim.groups(leaves))
     rows = zip(*map(jax.tree.leaves, trees), strict=True)
     number = lambda x: float(np.round(np.float64(x), 7))
     statistics = lambda x: (list(x.shape), number(x.mean()), number(x.std()))

@@ -16,7 +16,7 @@ from transformers.models.gpt_neox import modeling_gpt_neox as neox
 from transformers.models.gptj import modeling_gptj as gptj
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma as griffin
 
-from lm import count, loss, optim, sequence
+from lm import count, loss, optim, parameters, sequence
 from lm.blocks import BLOCKS, ChannelMix
 from lm.errors import ConfigError
 from lm.mixers import MIXERS, Mixer
@@ -455,7 +455,7 @@ def test_a_narrower_mlp_is_a_prefix(model_of, block):
     kernels = lambda model: {
         path: leaf
         for path, leaf in zip(
-            *map(jax.tree.leaves, (optim.paths(initial(model)), initial(model))),
+            *map(jax.tree.leaves, (parameters.paths(initial(model)), initial(model))),
             strict=True,
         )
         if re.search("/(mlp|channel_mix)/", path)

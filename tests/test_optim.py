@@ -10,15 +10,16 @@ import optax
 import pytest
 
 from lm import config as configs
-from lm import optim
+from lm import optim, parameters
 from lm.mixers import MIXERS
+from lm.optimizers import OPTIMIZERS
 from lm.program import program
 from tests.subjects import QUICK, close, initial, language_model, same, values
 from tests.toys import Leaky
 
 # A wide rate and decay, so that an error of a thousandth in either would show.
 OPTIM = dict(lr=0.1, weight_decay=0.3, final_lr=0.1, clip=1.0)
-OPTIM |= dict(schedule="cosine", b1=0.9, b2=0.95, eps=1e-8)
+OPTIM |= dict(schedule="cosine", b1=0.9, b2=0.95, eps=1e-8, name="adamw", momentum=0.9)
 STEPS, WARMUP = 20, 4
 
 
@@ -34,7 +35,7 @@ def hyper(**changes):
 
 def leaves(tree) -> dict:
     """{path: leaf}."""
-    return dict(zip(*map(jax.tree.leaves, (optim.paths(tree), tree)), strict=True))
+    return dict(zip(*map(jax.tree.leaves, (parameters.paths(tree), tree)), strict=True))
 
 
 def noisy(tree, seed: int, scale: float = 1.0):
@@ -86,7 +87,7 @@ def test_without_gradients_kernels_alone_shrink():
     _, params = everything()
     params = jax.tree.map(lambda p: p + 0.5, params)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    start = optim.adam(settings()).init(params)
+    start = optim.init(settings(), params)
     run = functools.partial(optim.update, settings())
     update = jax.jit(run, compiler_options=QUICK)
     new, _, metrics = update(zeros, start, params, 7, hyper())
@@ -104,7 +105,7 @@ def test_without_gradients_kernels_alone_shrink():
 def test_the_fast_group_moves_twice_as_far():
     params = {"decay_lora_bias": jnp.ones(3), "rate_lora_bias": jnp.ones(3)}
     assert set(optim.groups(params).values()) == {"fast", "no_decay"}
-    start = optim.adam(settings()).init(params)
+    start = optim.init(settings(), params)
     new, _, _ = optim.update(settings(), params, start, params, 7, hyper())
     moved = {name: 1 - np.asarray(leaf) for name, leaf in new.items()}
     assert (moved["rate_lora_bias"] > 1e-3).all()
@@ -133,7 +134,7 @@ def test_updates_are_those_of_optax(scale):
     adamw = optax.adamw(rates, 0.9, 0.95, 1e-8, weight_decay=0.3, mask=mask)
     reference = optax.chain(optax.clip_by_global_norm(1.0), adamw)
     want, want_state = params, reference.init(params)
-    got, got_state = params, optim.adam(settings()).init(params)
+    got, got_state = params, optim.init(settings(), params)
     for step in range(STEPS):
         grads = noisy(params, step, scale)
         clipped = optax.global_norm(grads) > 1
@@ -149,32 +150,17 @@ def test_updates_are_those_of_optax(scale):
     assert np.abs(np.asarray(got["embedding"]) - params["embedding"]).max() > 0.1
 
 
-def test_rates_at_the_steps_that_matter():
-    rate = functools.partial(optim.learning_rate, "cosine", hyper=hyper(lr=0.5))
-    middle = (WARMUP + STEPS - 1) / 2
-    want = {0: 0.125, 1: 0.25, WARMUP - 1: 0.5, WARMUP: 0.5, middle: 0.275}
-    for step, value in (want | {STEPS - 1: 0.05, STEPS + 9: 0.05}).items():
-        np.testing.assert_allclose(rate(step), value, 1e-6, err_msg=step)
-    falling = [float(rate(step)) for step in range(WARMUP, STEPS)]
-    assert falling == sorted(falling, reverse=True)
-    constant = functools.partial(optim.learning_rate, "constant", hyper=hyper(lr=0.5))
-    for step, value in {0: 0.125, WARMUP - 1: 0.5, STEPS - 1: 0.5}.items():
-        np.testing.assert_allclose(constant(step), value, 1e-6)
-    at_once = optim.hyper(settings(lr=0.5), STEPS, 0)
-    np.testing.assert_allclose(optim.learning_rate("cosine", 0, at_once), 0.5)
-
-
-def test_stacked_layers_are_updated_as_layers_alone():
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_stacked_layers_are_updated_as_layers_alone(name):
     model, params = everything()
     grads = noisy(params, 1)
+    config = settings(name=name)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def two_updates(params, grads):
-        state = optim.adam(settings()).init(params)
+        state = optim.init(config, params)
         for step in (WARMUP, WARMUP + 1):
-            params, state, _ = optim.update(
-                settings(), grads, state, params, step, hyper()
-            )
+            params, state, _ = optim.update(config, grads, state, params, step, hyper())
         return params
 
     new = two_updates(params, grads)
@@ -189,7 +175,7 @@ def test_other_numbers_do_not_compile_the_update_again():
     @functools.partial(jax.jit, compiler_options=QUICK)
     def update(params, grads, hyper):
         traced.append(1)
-        state = optim.adam(settings()).init(params)
+        state = optim.init(settings(), params)
         return optim.update(settings(), grads, state, params, 0, hyper)[0]
 
     params = {"kernel": values(3, 3)}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import optim, quantize, sequence
+from lm import parameters, quantize, sequence
 from lm.generate import Sampling, continuations
 from lm.mixers import MIXERS
 from lm.ops import int8
@@ -103,7 +103,9 @@ def test_every_mixer_steps_with_int8_weights(name, monkeypatch):
     monkeypatch.setitem(int8.DIGITS, "cpu", 3)  # activations as exact as float32
     model, params, small, stored = decoder((name,))
     kept = jax.tree.leaves(jax.tree.map(is_int8, small, is_leaf=is_int8))
-    names = [path.rpartition("/")[2] for path in jax.tree.leaves(optim.paths(params))]
+    names = [
+        path.rpartition("/")[2] for path in jax.tree.leaves(parameters.paths(params))
+    ]
     assert kept == [name in ("kernel", "embedding", "head_kernel") for name in names]
     call = lambda params: model.apply(
         {"params": params}, tokens(1, 1), sequence.full(1, 1), state, method="hidden"

@@ -10,6 +10,7 @@ from lm import optim, sharding
 from lm.checkpoint import WRITING, Checkpoints, flatten
 from lm.data import TrainBatches, prepare
 from lm.mixers import MIXERS
+from lm.optimizers import OPTIMIZERS
 from lm.program import program
 from lm.signals import EXIT_PREEMPTED
 from tests import runs
@@ -106,6 +107,22 @@ def test_every_other_mixer_goes_on_bitwise_from_a_fresh_restore(mixer, tmp_path)
     one, other = (three(config, s) for s in (state, restored))
     assert int(one[0].step) == 6 and one[1] == other[1]
     runs.assert_same_state(*(jax.device_get(flatten(s)) for s, _ in (one, other)))
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"adamw"}))
+def test_every_optimizer_goes_on_bitwise_after_a_kill(name, cache, tmp_path):
+    schedule = "constant" if name == "schedule_free" else "cosine"
+    changes = dict(optim__name=name, optim__schedule=schedule)
+    settings = runs.settings(("lstm",), **changes)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    with runs.stopped_at("stuck=5", settings, killed, cache) as process:
+        saved = killed / "checkpoints" / "4"
+        process.until("at stuck=5").waits_for(saved).kill()
+    for workdir in (killed, whole):
+        with runs.train(settings, workdir, cache) as process:
+            process.end()
+    assert [row["step"] for row in runs.train_rows(killed)] == [1, 2, 3, 4, 5, 6]
+    runs.assert_same_run(killed, whole)
 
 
 STEPS = 300

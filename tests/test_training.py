@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lm import config as configs
-from lm import count, evaluate, optim, sharding, train
+from lm import count, evaluate, optim, schedules, sharding, train
 from lm import model as models
 from lm.data import TrainBatches, prepare
 from lm.mixers import MIXERS
@@ -138,7 +138,7 @@ def test_metrics_are_rows_of_the_stated_form(workdir, result):
         assert {type(row[name]) for name in numbers} == {float}
         assert row["tokens"] == 64 * row["step"]
         assert row["batch"] == zlib.crc32(batches(row["step"] - 1).tokens.tobytes())
-        rate = optim.learning_rate("cosine", row["step"] - 1, hyper)
+        rate = schedules.learning_rate("cosine", row["step"] - 1, hyper)
         np.testing.assert_allclose(row["lr"], rate, 1e-5)
     validated = rows(workdir, "validation")
     assert [row["step"] for row in validated] == [30, 60]

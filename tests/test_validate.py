@@ -47,9 +47,30 @@ CONTRADICTIONS = [
     (dict(loss__label_smoothing=1.0), "loss.label_smoothing=1.0 must be in [0, 1)"),
     (dict(loss__z_loss=-1e-4), "loss.z_loss=-0.0001 must be 0 or more"),
     (dict(optim__b2=1.0), "optim.b2=1.0"),
+    (dict(optim__momentum=1.0), "optim.momentum=1.0"),
+    (dict(train__average="mean"), "train.average='mean'"),
+    (dict(train__ema_decay=1.0), "train.ema_decay=1.0 must be between 0 and 1"),
+    (
+        dict(train__average="polyak", train__polyak_start="400 steps"),
+        "train.polyak_start='400 steps' is 400 steps",
+    ),
+    (
+        dict(optim__name="schedule_free", train__average="ema"),
+        "add --config.train.average=none",
+    ),
+    (dict(optim__name="moun"), "did you mean 'muon'"),
+    (dict(optim__name="schedule_free"), "add --config.optim.schedule=constant"),
+    (
+        dict(optim__name="schedule_free", optim__schedule="constant", optim__b1=0),
+        "optim.b1=0.0: with optim.name='schedule_free'",
+    ),
     (dict(optim__clip=0.0), "optim.clip=0.0"),
     (dict(optim__warmup="500 steps"), "'500 steps' is 500 steps, and train.duration"),
     (dict(optim__warmup="100%"), "shorten the warm-up"),
+    (
+        dict(optim__schedule="wsd", optim__warmup="50%", optim__decay="51%"),
+        "optim.decay='51%' is 204 steps, which with the 200 of optim.warmup='50%'",
+    ),
     (dict(train__duration="5%"), "nothing to be a percentage of"),
     (dict(train__duration="100 tokens"), "is not one step of train.batch_tokens=2048"),
     (dict(train__duration="0"), "train.duration='0'"),
@@ -100,15 +121,23 @@ def test_a_contradiction_is_named(changes, words):
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        ({}, (400, 20, 100, 100, 10)),
-        (dict(train__duration="400"), (400, 20, 100, 100, 10)),
-        (dict(train__duration="8M tokens"), (3906, 195, 976, 976, 10)),
-        (dict(train__duration="1.5k steps"), (1500, 75, 375, 375, 10)),
-        (dict(train__duration="1 step"), (1, 0, 1, 1, 10)),
-        (dict(train__duration="2 epochs"), (100, 5, 25, 25, 10)),
-        (dict(eval__every="1 epoch", optim__warmup="0"), (400, 0, 50, 100, 10)),
-        (dict(run__log_every="100%", eval__every="0.1%"), (400, 20, 1, 100, 400)),
-        (dict(optim__warmup="2048 tokens"), (400, 1, 100, 100, 10)),
+        ({}, (400, 20, 80, 200, 100, 100, 10)),
+        (dict(train__duration="400"), (400, 20, 80, 200, 100, 100, 10)),
+        (dict(train__duration="8M tokens"), (3906, 195, 781, 1953, 976, 976, 10)),
+        (dict(train__duration="1.5k steps"), (1500, 75, 300, 750, 375, 375, 10)),
+        (dict(train__duration="1 step"), (1, 0, 0, 0, 1, 1, 10)),
+        (dict(train__duration="2 epochs"), (100, 5, 20, 50, 25, 25, 10)),
+        (
+            dict(eval__every="1 epoch", optim__warmup="0"),
+            (400, 0, 80, 200, 50, 100, 10),
+        ),
+        (
+            dict(run__log_every="100%", eval__every="0.1%"),
+            (400, 20, 80, 200, 1, 100, 400),
+        ),
+        (dict(optim__decay="4096 tokens"), (400, 20, 2, 200, 100, 100, 10)),
+        (dict(train__polyak_start="90%"), (400, 20, 80, 360, 100, 100, 10)),
+        (dict(optim__warmup="2048 tokens"), (400, 1, 80, 200, 100, 100, 10)),
     ],
 )
 def test_durations_are_resolved_to_steps(changes, expected):

@@ -11,6 +11,8 @@ class Durations(NamedTuple):
 
     steps: int
     warmup: int
+    decay: int
+    polyak_start: int
     eval_every: int
     checkpoint_every: int
     log_every: int
@@ -67,7 +69,22 @@ def durations(
             f"optim.warmup={warmup!r} is {warm} steps, and train.duration={duration!r} "
             f"is {total}; shorten the warm-up"
         )
-    found = [total, warm]
+    decay = steps("optim.decay", total)
+    known = None not in (total, warm, decay)
+    if known and values["optim.schedule"] == "wsd" and warm + decay > total:
+        raise ConfigError(
+            f"optim.decay={values['optim.decay']!r} is {decay} steps, which with the "
+            f"{warm} of optim.warmup={warmup!r} are more than the {total} of "
+            f"train.duration={duration!r}; shorten it"
+        )
+    polyak = steps("train.polyak_start", total)
+    average = values["train.average"]
+    if average == "polyak" and None not in (total, polyak) and polyak >= total:
+        raise ConfigError(
+            f"train.polyak_start={values['train.polyak_start']!r} is {polyak} steps, "
+            f"and train.duration={duration!r} is {total}: nothing would be averaged"
+        )
+    found = [total, warm, decay, polyak]
     for key in ("eval.every", "run.checkpoint_every", "run.log_every"):
         if _parse(key, values[key])[0] == 0:
             raise ConfigError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config.durations import durations
+from lm.config.optimizer import check_optimizer
 from lm.config.schema import PART
 from lm.errors import ConfigError, choose
 
@@ -33,8 +34,8 @@ RANGES = (
     ("data.vocab_size", lambda x: x >= 256, "at least 256, the bytes"),
     ("optim.final_lr", lambda x: 0 <= x <= 1, "a fraction of optim.lr, 0 to 1"),
     (
-        "optim.b1 optim.b2 model.embedding_dropout model.residual_dropout "
-        "loss.label_smoothing",
+        "optim.momentum optim.b1 optim.b2 model.embedding_dropout "
+        "model.residual_dropout loss.label_smoothing",
         lambda x: 0 <= x < 1,
         "in [0, 1)",
     ),
@@ -43,6 +44,7 @@ RANGES = (
         lambda x: re.fullmatch("[0-9a-f]{12,64}", x),
         "the first 12 hex digits, or more, of a text's fingerprint",
     ),
+    ("train.ema_decay", lambda x: 0 < x < 1, "between 0 and 1"),
     ("run.sample_tokens", lambda x: x >= 0, "0 (no samples) or more"),
     ("seed", lambda x: 0 <= x < 2**31, "in [0, 2**31)"),
     ("mesh.data mesh.fsdp", lambda x: x == -1 or x >= 1, "at least 1, or -1: the rest"),
@@ -59,6 +61,7 @@ PATHS = {
 
 def choices() -> dict[str, tuple[str, ...]]:
     """The valid names of every key that holds one."""
+    from lm.averages import WEIGHTS
     from lm.blocks import BLOCKS
     from lm.data.clean import INVALID_UTF8
     from lm.data.corpora import CORPORA, UNITS
@@ -66,7 +69,8 @@ def choices() -> dict[str, tuple[str, ...]]:
     from lm.data.tokenizers import TOKENIZERS
     from lm.layers import MLPS, NORMS
     from lm.model import REMAT
-    from lm.optim import SCHEDULES
+    from lm.optimizers import OPTIMIZERS
+    from lm.schedules import SCHEDULES
 
     return {
         "data.corpus": tuple(CORPORA),
@@ -80,7 +84,9 @@ def choices() -> dict[str, tuple[str, ...]]:
         "model.dtype": ("float32", "bfloat16"),
         "model.matmul_precision": ("default", "high", "highest"),
         "model.remat": tuple(REMAT),
+        "optim.name": tuple(OPTIMIZERS),
         "optim.schedule": tuple(SCHEDULES),
+        "train.average": ("none", *WEIGHTS),
         "train.state": tuple(TRAIN_BATCHES),
     }
 
@@ -103,6 +109,7 @@ def check(values: dict[str, Any]) -> None:
     _check_data(values)
     _check_batch(values)
     _check_record(values["run.record"])
+    check_optimizer(values)
     durations(values)
 
 

@@ -25,6 +25,8 @@ class AdditiveAttention(Mixer):
     chunk: int | None = None
     bias: bool = False
 
+    parameter_kinds = ((r"/score_kernel$", "vector"),)
+
     @property
     def sizes(self) -> tuple[int, int, int]:
         """(H, K, V)."""

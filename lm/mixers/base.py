@@ -21,6 +21,8 @@ class Mixer(nn.Module):
         accumulator has promote_types(dtype, float32).
       parameter_groups: pairs (regular expression, group) for parameters whose names the
         optimiser does not know, or for another group than theirs; see lm/optim.py.
+      parameter_kinds: pairs (regular expression, "matrix" or "vector") for parameters
+        that are another kind to Muon than their names say; see lm/parameters.py.
       choices: field -> its valid names, for fields that name something.
       up_project: whether the xLSTM block widens the model around it.
     """
@@ -30,6 +32,7 @@ class Mixer(nn.Module):
     dtype: Any
 
     parameter_groups: ClassVar[tuple[tuple[str, str], ...]] = ()
+    parameter_kinds: ClassVar[tuple[tuple[str, str], ...]] = ()
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     up_project: ClassVar[bool] = False
 

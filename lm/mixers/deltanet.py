@@ -34,6 +34,8 @@ class DeltaNet(Mixer):
     choices = {"eigenvalues": ("positive", "signed")}
     householders: ClassVar[int] = 1  # J, delta steps of a token
 
+    parameter_kinds = ((r"/beta/kernel$", "vector"),)  # one number a head
+
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """(J, H, K, V)."""

@@ -42,6 +42,7 @@ class MLSTM(Mixer):
     chunk: int | None = None
 
     choices = {"projections": ("full", "conv")}
+    parameter_kinds = ((r"/gates/kernel$", "vector"),)  # two numbers a head
 
     @property
     def up_project(self) -> bool:

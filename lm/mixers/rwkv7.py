@@ -42,6 +42,7 @@ class RWKV7(Mixer):
     chunk: int | None = None
 
     parameter_groups = ((r"decay_lora_bias$", "fast"), (r"lora_(up|down)$", "no_decay"))
+    parameter_kinds = ((r"lora_(up|down)$", "matrix"),)
 
     @property
     def sizes(self) -> tuple[int, int]:

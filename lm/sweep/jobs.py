@@ -59,7 +59,8 @@ def speed(config_json: str, seconds: float) -> dict:
     )
     compiled = program(config, corpus.vocab_size)
     durations = configs.durations(config, batches.steps_per_epoch)
-    hyper = optim.hyper(config, durations.steps, durations.warmup)
+    d = durations
+    hyper = optim.hyper(config, d.steps, d.warmup, d.decay, d.polyak_start)
     state, times = compiled.init(np.int32(config.seed)), []
     while len(times) < 5 or sum(times[2:]) < seconds:
         begin = time.perf_counter()
