@@ -51,16 +51,24 @@ def token_dtype(tokenizer) -> np.dtype:
 
 def encode(shard: Shard, tokenizer) -> Encoded:
     """The tokens of a shard, which needs no other one."""
-    ids, sizes, start = [], [], 0
+    dtype, varies = token_dtype(tokenizer), tokenizer.bytes_per_token is None
+    counts, tokens, sizes, start = [], [], [], 0
+    parts, waiting = [], 0  # arrays of short pieces are larger than what they hold
     for length in shard.lengths_P.tolist():
-        encoded = tokenizer.encode(shard.text[start : start + length])
-        ids.append(encoded.ids)
-        sizes.append(encoded.sizes)
+        part = tokenizer.encode(shard.text[start : start + length])
         start += length
+        counts.append(len(part.ids))
+        parts.append(part)
+        waiting += length
+        if waiting >= BLOCK or start == len(shard.text):
+            tokens.append(np.concatenate([part.ids for part in parts]).astype(dtype))
+            if varies:
+                sizes.append(np.concatenate([part.sizes for part in parts]))
+            parts, waiting = [], 0
     return Encoded(
-        np.concatenate(ids).astype(token_dtype(tokenizer)),
-        np.fromiter(map(len, ids), np.int64, len(ids)),
-        None if tokenizer.bytes_per_token is not None else np.concatenate(sizes),
+        np.concatenate(tokens),
+        np.array(counts, np.int64),
+        np.concatenate(sizes) if varies else None,
     )
 
 

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from lm.data.shards import Encoded, Shard, encode
 from lm.signals import SIGNALS
 
-MOST = 8  # processes: memory, and what one reader can feed
+MOST = 6  # processes: with a run's own memory they stay below 1 GB
 COMMAND = "from lm.data.workers import work; work()"
 
 
@@ -116,6 +116,7 @@ def work() -> None:
         while True:
             encoded = encode(pickle.load(shards), tokenizer)
             pickle.dump(encoded, results, pickle.HIGHEST_PROTOCOL)
+            del encoded
             results.flush()
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
         os._exit(0)  # the parent is gone, perhaps amid a shard: nobody to tell
