@@ -1,15 +1,13 @@
 """What a config may say: names, ranges, contradictions and durations."""
 
-import glob
 import importlib.util
 import math
 import re
-from pathlib import Path
 from typing import Any
 
+from lm.config.data import check_data
 from lm.config.durations import durations
 from lm.config.optimizer import check_optimizer
-from lm.config.schema import PART
 from lm.errors import ConfigError, choose
 
 RANGES = (
@@ -50,13 +48,6 @@ RANGES = (
     ("mesh.data mesh.fsdp", lambda x: x == -1 or x >= 1, "at least 1, or -1: the rest"),
     ("name run.prompt", lambda x: x != "", "a text that is not empty"),
 )
-# Corpora that read data.path, each with an example.
-PATHS = {
-    "text": "'books/*.txt'",
-    "jsonl": "'pages/*.jsonl.gz'",
-    "parquet": "'pages/*.parquet'",
-    "tfds": "wiki40b/en",
-}
 
 
 def choices() -> dict[str, tuple[str, ...]]:
@@ -106,7 +97,7 @@ def check(values: dict[str, Any]) -> None:
             "some would never be used"
         )
     _check_block(values)
-    _check_data(values)
+    check_data(values)
     _check_batch(values)
     _check_record(values["run.record"])
     check_optimizer(values)
@@ -169,40 +160,6 @@ def check_mixer(name: str, fields: dict[str, Any], values: dict[str, Any]) -> No
         fail(*found)
 
 
-def _check_data(values: dict[str, Any]) -> None:
-    """Raise for a corpus without its files, keys of another corpus, a bad split."""
-    _check_source("data.", values)
-    names = sorted({k.split(".")[2] for k in values if k.startswith(PART)})
-    if (values["data.corpus"] == "mixture") != bool(names):
-        raise ConfigError(
-            f"data.corpus={values['data.corpus']!r} with data.mixture of "
-            f"{', '.join(names) or 'nothing'}: a mixture is data.corpus=mixture and, "
-            "for example, data.mixture.kjv.weight=0.7 data.mixture.pystdlib.weight=0.3"
-        )
-    for name in names:
-        prefix = f"{PART}{name}."
-        weight, known = values[f"{prefix}weight"], choices()
-        if not 0 < weight < math.inf:
-            raise ConfigError(f"{prefix}weight={weight} must be positive and finite")
-        corpora = [c for c in known["data.corpus"] if c != "mixture"]
-        choose(f"{prefix}corpus", values[f"{prefix}corpus"], corpora)
-        choose(f"{prefix}document", values[f"{prefix}document"], known["data.document"])
-        _check_source(prefix, values)
-    split = values["data.split"]
-    tokenizer, file = values["data.tokenizer"], values["data.tokenizer_path"]
-    if (tokenizer == "file") != bool(file):
-        raise ConfigError(
-            f"data.tokenizer={tokenizer!r} and data.tokenizer_path={file!r}: 'file' "
-            "needs the path of a tokenizer.json, and no other tokenizer reads one"
-        )
-    good = len(split) == 3 and min(split) > 0 and abs(sum(split) - 1) < 1e-6
-    if not good:
-        raise ConfigError(
-            f"data.split={split!r} must be three positive fractions with sum 1: "
-            "train, validation, test"
-        )
-
-
 def _check_record(names: tuple[str, ...]) -> None:
     """Raise for a writer of metrics that there is not, or that is not installed."""
     from lm.writers import WRITERS
@@ -215,26 +172,6 @@ def _check_record(names: tuple[str, ...]) -> None:
                 f"run.record={name!r} needs a package that is not installed: "
                 f"pip install {package}"
             )
-
-
-def _check_source(prefix: str, values: dict[str, Any]) -> None:
-    """Raise for a corpus without its files, or with those of another."""
-    corpus, path = values[f"{prefix}corpus"], values[f"{prefix}path"]
-    if path and corpus not in PATHS:
-        raise ConfigError(
-            f"{prefix}path={path!r} is not read with {prefix}corpus={corpus!r}; add "
-            f"--config.{prefix}corpus={', or '.join(PATHS)}"
-        )
-    if corpus in PATHS and not path:
-        raise ConfigError(
-            f"{prefix}corpus={corpus!r} needs {prefix}path, for example "
-            f"--config.{prefix}path={PATHS[corpus]}"
-        )
-    if corpus in PATHS and corpus != "tfds":
-        literal = Path(path).expanduser()
-        found = [literal, *map(Path, glob.glob(str(literal), recursive=True))]
-        if not any(file.is_file() for file in found):
-            raise ConfigError(f"{prefix}path={path!r} is no file, and matches none")
 
 
 def _check_batch(values: dict[str, Any]) -> None:
