@@ -118,9 +118,10 @@ def test_every_optimizer_goes_on_bitwise_after_a_kill(name, cache, tmp_path):
     with runs.stopped_at("stuck=5", settings, killed, cache) as process:
         saved = killed / "checkpoints" / "4"
         process.until("at stuck=5").waits_for(saved).kill()
-    for workdir in (killed, whole):
-        with runs.train(settings, workdir, cache) as process:
-            process.end()
+    commands = [runs.flags(settings, workdir) for workdir in (killed, whole)]
+    code = f"from lm import cli\nfor c in {commands!r}: assert cli.main(c) == 0"
+    with runs.Process("-c", code, cache=cache) as process:
+        process.end()
     assert [row["step"] for row in runs.train_rows(killed)] == [1, 2, 3, 4, 5, 6]
     runs.assert_same_run(killed, whole)
 
