@@ -6,15 +6,10 @@ their order are the same. Runs are kept in FOLDER/runs and not made again. Write
 FOLDER/optimisers.json.
 """
 
-import argparse
-import json
 import math
 import sys
-from pathlib import Path
 
-from lm import config as configs
-from lm import train
-from lm.runtime import keep_compiled, machine
+from benchmarks.arms import table
 
 BASE = {
     "train.duration": "300 steps",
@@ -52,35 +47,15 @@ ARMS = {
 }
 
 
-def row(name: str, runs: Path) -> dict:
-    """What one run came to; it is made if it is not there."""
-    config = configs.resolve(configs.load("configs/base.py", BASE | ARMS[name]))
-    result = train.run(config, runs / name.replace(", ", "-").replace(" ", "_"))
-    window = result.get("validation", {}).get("window", {})
-    return {
-        "name": name,
-        "keys": ARMS[name],
-        "status": result["status"],
-        "nats_per_token": window.get("nats_per_token"),
-        "bits_per_byte": window.get("bits_per_byte"),
-    }
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/optimisers"))
-    parser.add_argument("names", nargs="*", default=list(ARMS))
-    flags = parser.parse_args()
-    keep_compiled()
-    rows = [row(name, flags.out / "runs") for name in flags.names]
-    bits = {r["name"]: r["bits_per_byte"] or math.inf for r in rows}
+    arms = {name: BASE | keys for name, keys in ARMS.items()}
+    rows = table("optimisers", __doc__, arms)
+    bits = {r["name"]: r["validation"].get("bits_per_byte", math.inf) for r in rows}
     for name, value in bits.items():
         print(f"{name:28} {value:.3f} bits per byte")
     bound = bits.pop(BOUND, math.inf)
     worse = [name for name, value in bits.items() if value >= bound]
     print(f"not better than {BOUND}: {', '.join(worse) or 'none'}")
-    result = {"machine": machine(), "rows": rows}
-    (flags.out / "optimisers.json").write_text(json.dumps(result, indent=1) + "\n")
     return 1 if worse else 0
 
 
