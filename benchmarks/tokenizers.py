@@ -31,10 +31,11 @@ def arm(context: int, keys: dict) -> dict:
 
 def main() -> None:
     arms = {name: arm(*of) for name, of in ARMS.items()}
+    rows = table("tokenizers", __doc__, arms)
     print("| tokenizer | parameters | without embeddings | bytes a token |", end="")
     print(" nats a token | unknown tokens | bits per byte |")
     print("|---|---|---|---|---|---|---|")
-    for row in table("tokenizers", __doc__, arms):
+    for row in rows:
         text, count = row["validation"], row["count"]
         unknown = text.get("unknown", {"tokens": 0})["tokens"] / text["tokens"]
         print(
