@@ -104,7 +104,7 @@ def test_an_update_of_muon_has_singular_values_near_one_and_the_rms_of_adam():
     config = settings("muon")
     config.optim.weight_decay = 0.0
     hyper = optim.hyper(config, STEPS, 0)._replace(lr=np.float32(1.0))
-    stacked = {"units": {"mixer": {"kernel": np.zeros((2, 3, 16, 24), np.float32)}}}
+    stacked = {"units": {"mixer": {"kernel": np.zeros((2, 40, 16, 24), np.float32)}}}
     grads = jax.tree.map(lambda x: values(*x.shape), stacked)
     state = optim.init(config, stacked)
     new, _, _ = optim.update(config, grads, state, stacked, 0, hyper)

@@ -25,7 +25,7 @@ class GatedDeltaNet(DeltaNet):
     value_expand: float = 1.5
 
     parameter_groups = ((r"/A_log$", "no_decay"),)
-    parameter_kinds = ((r"/(beta|decay_gate)/kernel$", "vector"),)
+    parameter_kinds = ((r"/decay_gate/kernel$", "vector"),)
 
     def log_decay(self, x_BxTxD, seq: Sequence):
         H = self.heads
