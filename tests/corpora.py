@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 
 from configs.base import get_config
+from lm.data.splits import SPLITS
 from lm.data.tokenizers import Encoded
-from lm.data.tokens import SPLITS
 
 
 def config(folder, raw=None, **changes):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data import CORPORA, TOKENIZERS, prepare, tokens
+from lm.data import CORPORA, TOKENIZERS, prepare
+from lm.data.splits import SPLITS
 from lm.data.tokenizers import Bytes, Encoded
-from lm.data.tokens import SPLITS
 from tests.corpora import config, everything
 
 
@@ -123,7 +123,7 @@ def test_a_file_without_text_is_refused(tmp_path, raw):
 
 @pytest.mark.parametrize("coarse", [1, 4, 7, 4096])
 def test_documents_are_found_in_a_part_of_their_list(tmp_path, monkeypatch, coarse):
-    monkeypatch.setattr(tokens, "COARSE", coarse)
+    monkeypatch.setattr("lm.data.corpus.COARSE", coarse)
     lines = b"".join(b"x" * (n % 5) + b"\n" for n in range(60))
     corpus = prepare(config(tmp_path, lines, document="line", split=(0.5, 0.25, 0.25)))
     for split in SPLITS:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lm import config as configs
 from lm.data import TOKENIZERS, as_bytes, prepare
-from lm.data.tokens import SPLITS
+from lm.data.splits import SPLITS
 from lm.errors import ConfigError
 from tests.corpora import config, everything
 

@@ -1,6 +1,7 @@
 """Data: corpora, the token file, batches and yardsticks. Imports no jax."""
 
 from lm.data.corpora import CORPORA
+from lm.data.corpus import Corpus
 from lm.data.loader import (
     TRAIN_BATCHES,
     Batch,
@@ -10,7 +11,7 @@ from lm.data.loader import (
     window_batches,
 )
 from lm.data.tokenizers import TOKENIZERS
-from lm.data.tokens import Corpus, as_bytes, prepare
+from lm.data.tokens import as_bytes, prepare
 from lm.data.yardsticks import yardsticks
 
 __all__ = [

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 
+SIZE = np.dtype(np.int32)  # of a token's bytes
+
 
 class Encoded(NamedTuple):
     """ids: int32 [N]. sizes: int32 [N], the bytes of the text that each covers, whose
@@ -19,14 +21,18 @@ class Encoded(NamedTuple):
     sizes: np.ndarray | None = None
 
 
+def digest(**facts) -> str:
+    """Hex SHA-256 of facts that json knows, whatever their order."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def kept(cache: Path, corpus, learn: Callable[[], str], **facts) -> str:
     """What `learn` returns, learnt once for a training text and `facts`.
 
     The file is named by all that it was learnt from; processes wait for one another.
     """
     facts |= dict(text=corpus.manifest["key"], span=corpus.manifest["splits"]["train"])
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    path = cache / f"{facts['kind']}-{key[:16]}.json"
+    path = cache / f"{facts['kind']}-{digest(**facts)[:16]}.json"
     if not path.exists():
         with FileLock(f"{path}.lock"):
             if not path.exists():

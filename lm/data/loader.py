@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm.data.tokens import Corpus
+from lm.data.corpus import Corpus
 from lm.errors import ConfigError
 from lm.sequence import Sequence
 
