@@ -118,7 +118,9 @@ def test_every_objective_is_its_full_form(dtype, form, terms, tokens):
     with jax.enable_x64(dtype == np.float64):
         x, head, targets, weights = inputs(dtype=dtype)
         if form == "soft_cross_entropy":
+            # A teacher's most likely alone: they need not sum to 1.
             targets = distributions(dtype=dtype)
+            targets *= targets > np.median(targets)
         size = tokens * B * V * np.dtype(dtype).itemsize
         made = lambda *a: getattr(loss, form)(*a, terms, chunk=size)
         got = graded(made, x, head, targets, weights)
