@@ -46,7 +46,8 @@ def check_data(values: dict[str, Any]) -> None:
     if (tokenizer == "file") != bool(file):
         raise ConfigError(
             f"data.tokenizer={tokenizer!r} and data.tokenizer_path={file!r}: 'file' "
-            "needs the path of a tokenizer.json, and no other tokenizer reads one"
+            "needs the path of a tokenizer.json or a SentencePiece .model, and no "
+            "other tokenizer reads one"
         )
     good = len(split) == 3 and min(split) > 0 and abs(sum(split) - 1) < 1e-6
     if not good:

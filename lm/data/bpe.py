@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm.data.encoded import Encoded, documents, kept
+from lm.data.encoded import Encoded, documents, joined, kept
 from lm.data.vocabulary import whole_characters
 from lm.errors import ConfigError
 
@@ -30,8 +30,9 @@ ALPHABET = _alphabet()
 class ByteLevelBPE:
     """content: a tokenizer.json whose every byte has a token.
 
-    ConfigError, naming `key`, for one with a normalizer, another model or without a
-    token of each byte; in `encode` for one whose tokens do not cover the text.
+    ConfigError, naming `key`, for what is none, and for one with a normalizer, another
+    model or without a token of each byte; in `encode` for one whose tokens do not cover
+    the text.
     """
 
     unknown = None
@@ -39,7 +40,10 @@ class ByteLevelBPE:
     def __init__(self, content: str, key: str = "data.tokenizer"):
         from tokenizers import Tokenizer
 
-        spec = json.loads(content)
+        try:
+            spec = json.loads(content)
+        except ValueError as error:
+            raise ConfigError(f"{key} is no tokenizer.json: {error}") from error
         self._splits_as_gpt2 = _splits_as_gpt2(spec)
         if spec.get("normalizer") or (spec.get("model") or {}).get("type") != "BPE":
             raise ConfigError(
@@ -87,10 +91,7 @@ class ByteLevelBPE:
         return Encoded(ids_N)
 
     def decode(self, ids) -> bytes:
-        ids_N = np.asarray(ids, np.int64)
-        if ids_N.size and not 0 <= ids_N.min() <= ids_N.max() < self.vocab_size:
-            raise ValueError(f"ids must be 0 to {self.vocab_size - 1}")
-        return b"".join(self._bytes[i] for i in ids_N.tolist())
+        return joined(self._bytes, ids)
 
     def cut(self, text: bytes) -> int:
         """Before the last white space after another character: no piece of GPT-2's
@@ -163,20 +164,3 @@ def learned(data, cache: Path, corpus) -> ByteLevelBPE:
         version=version,
     )
     return ByteLevelBPE(content)
-
-
-def from_file(data, cache: Path, corpus) -> ByteLevelBPE:
-    """The tokenizer.json of data.tokenizer_path."""
-    key = f"data.tokenizer_path={data.tokenizer_path!r}"
-    if not data.tokenizer_path:
-        raise ConfigError(
-            "data.tokenizer='file' needs data.tokenizer_path, a tokenizer.json"
-        )
-    try:
-        content = Path(data.tokenizer_path).expanduser().read_text(encoding="utf-8")
-        json.loads(content)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{key} is no tokenizer.json that can be read: {error}"
-        ) from error
-    return ByteLevelBPE(content, key)

@@ -21,6 +21,14 @@ class Encoded(NamedTuple):
     sizes: np.ndarray | None = None
 
 
+def joined(texts: list[bytes], ids) -> bytes:
+    """The texts of ids [N], end to end; ValueError for an id that has none."""
+    ids_N = np.asarray(ids, np.int64)
+    if ids_N.size and not 0 <= ids_N.min() <= ids_N.max() < len(texts):
+        raise ValueError(f"ids must be 0 to {len(texts) - 1}")
+    return b"".join(texts[i] for i in ids_N.tolist())
+
+
 def digest(**facts) -> str:
     """Hex SHA-256 of facts that json knows, whatever their order."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -5,12 +5,15 @@ the same text in bytes); what it learns, it learns from that corpus's training s
 """
 
 import hashlib
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from lm.data import bpe, vocabulary
 from lm.data.encoded import Encoded
+from lm.data.pieces import Pieces
+from lm.errors import ConfigError
 
 
 class Tokenizer(Protocol):
@@ -60,10 +63,34 @@ class Bytes:
         return len(text)
 
 
+def from_file(data, cache: Path, corpus) -> Tokenizer:
+    """The tokenizer of data.tokenizer_path, by the end of its name."""
+    key = f"data.tokenizer_path={data.tokenizer_path!r}"
+    if not data.tokenizer_path:
+        raise ConfigError(
+            "data.tokenizer='file' needs data.tokenizer_path, a tokenizer.json or a "
+            "SentencePiece .model"
+        )
+    path = Path(data.tokenizer_path).expanduser()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{key} cannot be read: {error}") from error
+    if path.suffix == ".model":
+        return Pieces(content, key)
+    try:
+        return bpe.ByteLevelBPE(content.decode(), key)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{key} is no tokenizer.json, which is UTF-8; a SentencePiece model is "
+            "known by the end of its name, .model"
+        ) from error
+
+
 TOKENIZERS = {
     "bytes": lambda data, cache, corpus: Bytes(),
     "characters": vocabulary.characters,
     "words": vocabulary.words,
     "bpe": bpe.learned,
-    "file": bpe.from_file,
+    "file": from_file,
 }

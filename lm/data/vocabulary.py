@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm.data.encoded import Encoded, documents, kept
+from lm.data.encoded import Encoded, documents, joined, kept
 from lm.errors import ConfigError
 
 UNKNOWN = "<unk>"
@@ -49,10 +49,7 @@ class Vocabulary:
         return Encoded(np.array(ids, np.int32), np.array(sizes, np.int32))
 
     def decode(self, ids) -> bytes:
-        ids_N = np.asarray(ids, np.int64)
-        if ids_N.size and not 0 <= ids_N.min() <= ids_N.max() < self.vocab_size:
-            raise ValueError(f"ids must be 0 to {self.vocab_size - 1}")
-        return b"".join(self._bytes[i] for i in ids_N.tolist())
+        return joined(self._bytes, ids)
 
 
 class Characters(Vocabulary):
