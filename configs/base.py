@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
                 int
             ),  # tokens; longer documents are cut into pieces
             tokenizer="bytes",  # bytes | characters | words | bpe | file
-            tokenizer_path=placeholder(str),  # tokenizer="file": a tokenizer.json
+            tokenizer_path=placeholder(str),  # of file: tokenizer.json or *.model
             vocab_size=4096,  # tokenizer="bpe": most tokens
             min_count=2,  # characters, words, pairs of bpe that are seen less: none
             split=(
@@ -48,16 +48,19 @@ def get_config() -> ConfigDict:
             depth=2,
             pattern=("attention",),  # repeated to depth; a partial repeat is the tail
             mixers=ConfigDict(),  # name -> fields of the mixer; kind= names its class
-            block="shared",  # shared | parallel | parallel_one_norm | rwkv | xlstm
+            block="shared",  # shared plain parallel parallel_one_norm rwkv xlstm
             mlp="swiglu",  # swiglu | geglu | gelu | none
             mlp_width=256,
-            norm="rmsnorm",  # rmsnorm | layernorm
+            norm="rmsnorm",  # rmsnorm | layernorm | none
             norm_eps=1e-6,
             bias=False,  # in the MLP
             position="none",  # none | learned; RoPE is a key of attention
             tied=True,  # the head is the embedding
+            word_dropout=0.0,  # of a token at all its places in a row
             embedding_dropout=0.0,
             residual_dropout=0.0,
+            output_dropout=0.0,  # of what the head reads
+            dropout_mask="token",  # token | sequence: one mask for a row; these three
             dtype="float32",  # float32 | bfloat16: activations; parameters are float32
             matmul_precision="highest",  # default | high | highest
             remat="none",  # none | full | dots
@@ -68,6 +71,8 @@ def get_config() -> ConfigDict:
         dict(
             label_smoothing=0.0,  # weight of the uniform distribution in the targets
             z_loss=0.0,  # weight of (log Z)^2; PaLM's is 1e-4
+            ar=0.0,  # of the mean square of the last block's output; AWD-LSTM's is 2
+            tar=0.0,  # of that of its change from token to token; AWD-LSTM's is 1
         )
     )
     config.optim = ConfigDict(

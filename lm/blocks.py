@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
+from lm.dropout import Dropout
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import conv
@@ -31,7 +32,7 @@ class Block(nn.Module):
     norm: str
     norm_eps: float
     bias: bool
-    dropout: float
+    dropout: Dropout = Dropout()
 
     mlps: ClassVar[tuple[str, ...]] = layers.MLPS
 
@@ -50,11 +51,11 @@ class Block(nn.Module):
     def _mix(self, x_BxTxD, seq: Sequence, state, carry):
         mixer = self.make_mixer(name="mixer")
         y_BxTxD, state, carry = mixer(x_BxTxD, seq, state, carry)
-        return layers.dropout(y_BxTxD, self.dropout, seq, "mixer"), state, carry
+        return self.dropout(y_BxTxD, seq, "mixer"), state, carry
 
     def _mlp(self, x_BxTxD, seq: Sequence):
         mlp = layers.MLP(self.mlp, self.mlp_width, self.bias, name="mlp")
-        return layers.dropout(mlp(x_BxTxD, seq), self.dropout, seq, "mlp")
+        return self.dropout(mlp(x_BxTxD, seq), seq, "mlp")
 
     def initial_state(self, batch: int, capacity: int):
         """The state before any token; `capacity` as in Mixer.initial_state."""
@@ -64,6 +65,21 @@ class Block(nn.Module):
     def mixer_width(cls, mixer: Mixer, mlp_width: int) -> int:
         """The width that this kind gives `mixer`, which is of the model's width."""
         return mixer.width
+
+
+class Plain(Block):
+    """mixer(x), as in torch.nn.LSTM: no norm, no residual, dropout between layers."""
+
+    mlps = ("none",)
+
+    @nn.compact
+    def __call__(self, x_BxTxD, seq: Sequence, state, carry):
+        mixer = self.make_mixer(name="mixer")
+        y_BxTxD, state, carry = mixer(x_BxTxD, seq, state, carry)
+        if self.dropout.rate:
+            last = seq.layer == mixer.layers - 1
+            y_BxTxD = jnp.where(last, y_BxTxD, self.dropout(y_BxTxD, seq, "mixer"))
+        return y_BxTxD, state, carry
 
 
 class Parallel(Block):
@@ -111,10 +127,10 @@ class ChannelMix(nn.Module):
         mu_D = parameter(self, "shift_scale", mu_init, (D,), seq).astype(x_BxTxD.dtype)
         before_BxTxD, buffer_BxD = conv.shift(x_BxTxD, buffer_BxD, seq)
         x_BxTxD += (before_BxTxD - x_BxTxD) * mu_D
-        key_init = layers.prefixed(layers.uniform(0.5 * D**-0.5))
+        key_init = inits.prefixed(inits.uniform(0.5 * D**-0.5))
         key = layers.Dense(self.width, self.bias, key_init, name="key")
         h_BxTxF = jnp.square(jax.nn.relu(key(x_BxTxD, seq)))
-        value = layers.Dense(D, self.bias, layers.zeros, name="value")
+        value = layers.Dense(D, self.bias, inits.zeros, name="value")
         return value(h_BxTxF, seq), buffer_BxD
 
 
@@ -135,7 +151,7 @@ class RWKV(Block):
         depth = self.make_mixer(parent=None).layers
         channel_mix = ChannelMix(self.mlp_width, depth, self.bias, name="channel_mix")
         h_BxTxD, last_BxD = channel_mix(h_BxTxD, seq, state["shift"])
-        x_BxTxD += layers.dropout(h_BxTxD, self.dropout, seq, "channel_mix")
+        x_BxTxD += self.dropout(h_BxTxD, seq, "channel_mix")
         return x_BxTxD, {"mixer": mixed, "shift": last_BxD}, carry
 
     def initial_state(self, batch: int, capacity: int):
@@ -162,7 +178,7 @@ class XLSTM(Block):
         if not mixer.up_project:
             return super().__call__(x_BxTxD, seq, state, carry)
         D, F = x_BxTxD.shape[-1], mixer.width
-        up_init = layers.prefixed(nn.initializers.normal((2 / (5 * D)) ** 0.5))
+        up_init = inits.prefixed(nn.initializers.normal((2 / (5 * D)) ** 0.5))
         down_init = nn.initializers.normal(2 / mixer.layers * D**-0.5)
         h_BxTxD = self._norm("mixer_norm", x_BxTxD, seq)
         up_BxTxF = layers.Dense(F, self.bias, up_init, name="up")(h_BxTxD, seq)
@@ -172,7 +188,7 @@ class XLSTM(Block):
         )
         y_BxTxF *= jax.nn.silu(gate_BxTxF)
         y_BxTxD = layers.Dense(D, self.bias, down_init, name="down")(y_BxTxF, seq)
-        x_BxTxD += layers.dropout(y_BxTxD, self.dropout, seq, "mixer")
+        x_BxTxD += self.dropout(y_BxTxD, seq, "mixer")
         return x_BxTxD, state, carry
 
     @classmethod
@@ -185,6 +201,7 @@ class XLSTM(Block):
 
 BLOCKS: dict[str, type[Block]] = {
     "shared": Block,
+    "plain": Plain,
     "parallel": Parallel,
     "parallel_one_norm": ParallelOneNorm,
     "rwkv": RWKV,

@@ -3,12 +3,12 @@
 import functools
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm import inits
 from lm.ops import conv
 from lm.ops.int8 import Int8
 from lm.sequence import Sequence
@@ -45,67 +45,6 @@ def parameter(module: nn.Module, name: str, init, shape, seq: Sequence):
         return init(key, shape, jnp.float32)
 
     return module.param(name, draw)
-
-
-def truncated_normal(std: float, axis: int = -1):
-    """Normal cut at 2 deviations; a shorter `axis` is a bitwise prefix of a longer."""
-
-    def init(key, shape, dtype):
-        leading = jnp.moveaxis(jnp.empty(shape), axis, 0).shape
-        draw = jax.random.truncated_normal(key, -2, 2, leading, dtype)
-        return jnp.moveaxis(draw, 0, axis) * (std / 0.87962566103423978)
-
-    return init
-
-
-def fan_in(key, shape, dtype):
-    """Truncated normal with variance 1 / (rows of the matrix)."""
-    return truncated_normal(shape[-2] ** -0.5)(key, shape, dtype)
-
-
-def orthogonal_gates(key, shape, dtype):
-    """One orthogonal matrix a gate, side by side: [H, gates * H]."""
-    H, gates = shape[0], shape[1] // shape[0]
-    draw = nn.initializers.orthogonal()
-    keys = [jax.random.fold_in(key, gate) for gate in range(gates)]
-    return jnp.concatenate([draw(k, (H, H), dtype) for k in keys], 1)
-
-
-def xavier(gain: float):
-    """Uniform of variance gain^2 * 2 / (rows + columns) (Glorot and Bengio 2010)."""
-    return nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
-
-
-def uniform(bound: float):
-    """Uniform in [-bound, bound]."""
-    return lambda key, shape, dtype: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
-
-
-def prefixed(init, axis: int = -1):
-    """`init`, drawn so that a shorter `axis` is a bitwise prefix of a longer."""
-
-    def draw(key, shape, dtype):
-        leading = jnp.moveaxis(jnp.empty(shape), axis, 0).shape
-        return jnp.moveaxis(init(key, leading, dtype), 0, axis)
-
-    return draw
-
-
-def time_step(key, shape, dtype):
-    """softplus^-1 of a step that is log-uniform in [1e-3, 0.1] (arXiv 2312.00752)."""
-    low, high = jnp.log(1e-3), jnp.log(0.1)
-    dt = jnp.maximum(jnp.exp(jax.random.uniform(key, shape, dtype, low, high)), 1e-4)
-    return dt + jnp.log(-jnp.expm1(-dt))
-
-
-def zeros(key, shape, dtype):
-    return jnp.zeros(shape, dtype)
-
-
-def ones(key, shape, dtype):
-    return jnp.ones(shape, dtype)
 
 
 def _kernel_gradient(x_NxD, g_NxF):
@@ -148,7 +87,7 @@ class Dense(nn.Module):
 
     features: int
     bias: bool = False
-    init: Callable = fan_in
+    init: Callable = inits.fan_in
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence):
@@ -156,7 +95,7 @@ class Dense(nn.Module):
         kernel_DxF = parameter(self, "kernel", self.init, shape, seq)
         y_BxTxF = product(x_BxTxD, kernel_DxF.astype(x_BxTxD.dtype))
         if self.bias:
-            bias_F = parameter(self, "bias", zeros, (self.features,), seq)
+            bias_F = parameter(self, "bias", inits.zeros, (self.features,), seq)
             y_BxTxF += bias_F.astype(y_BxTxF.dtype)
         return y_BxTxF
 
@@ -180,7 +119,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence):
-        scale_D = parameter(self, "scale", ones, (x_BxTxD.shape[-1],), seq)
+        scale_D = parameter(self, "scale", inits.ones, (x_BxTxD.shape[-1],), seq)
         return _rms_norm(x_BxTxD, scale_D, self.eps)
 
 
@@ -203,8 +142,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence):
-        scale_D = parameter(self, "scale", ones, (x_BxTxD.shape[-1],), seq)
-        bias_D = parameter(self, "bias", zeros, (x_BxTxD.shape[-1],), seq)
+        scale_D = parameter(self, "scale", inits.ones, (x_BxTxD.shape[-1],), seq)
+        bias_D = parameter(self, "bias", inits.zeros, (x_BxTxD.shape[-1],), seq)
         return _layer_norm(x_BxTxD, scale_D, bias_D, self.eps)
 
 
@@ -220,8 +159,8 @@ class HeadNorm(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxHxV, seq: Sequence):
         shape = x_BxTxHxV.shape[-2:]
-        scale_HxV = parameter(self, "scale", ones, shape, seq)
-        bias_HxV = parameter(self, "bias", zeros, shape, seq) if self.bias else 0
+        scale_HxV = parameter(self, "scale", inits.ones, shape, seq)
+        bias_HxV = parameter(self, "bias", inits.zeros, shape, seq) if self.bias else 0
         return _layer_norm(x_BxTxHxV, scale_HxV, bias_HxV, self.eps)
 
 
@@ -249,7 +188,7 @@ def short_conv(
     Returns:
       (y_BxTxD, buffer_BxWxD): the buffer is the taps - 1 inputs before the next token.
     """
-    init = init or uniform(taps**-0.5)
+    init = init or inits.uniform(taps**-0.5)
     shape = (taps, x_BxTxD.shape[-1])
     kernel_WxD = parameter(module, f"{name}_kernel", init, shape, seq)
     y_BxTxD, buffer_BxWxD = conv.short(
@@ -261,7 +200,16 @@ def short_conv(
     return y_BxTxD, buffer_BxWxD
 
 
-NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
+class Identity(nn.Module):
+    """x: a norm that is none."""
+
+    eps: float = 0.0
+
+    def __call__(self, x_BxTxD, seq: Sequence):
+        return x_BxTxD
+
+
+NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm, "none": Identity}
 
 
 gelu = functools.partial(jax.nn.gelu, approximate=True)
@@ -291,7 +239,7 @@ class MLP(nn.Module):
         inputs = [Dense(self.width, self.bias, name="wi")(x_BxTxD, seq)]
         if self.kind != "gelu":
             inputs.insert(0, Dense(self.width, self.bias, name="wg")(x_BxTxD, seq))
-        wo_init = truncated_normal((4 * D) ** -0.5, axis=0)
+        wo_init = inits.truncated_normal((4 * D) ** -0.5, axis=0)
         output = Dense(D, self.bias, wo_init, name="wo")
 
         def down(output, inputs):
@@ -301,16 +249,3 @@ class MLP(nn.Module):
 
 
 MLPS = ("swiglu", "gelu", "none", "geglu")
-
-
-def dropout(x: Any, rate: float, seq: Sequence, role: str):
-    """Inverted dropout with one key a row; identity without keys or with rate 0.
-
-    Keys are per row, so neither micro-batches nor devices move a mask; a single key,
-    as at initialisation, draws parameters only.
-    """
-    if rate == 0 or seq.key is None or seq.key.ndim == 0:
-        return x
-    keys_B = fold(seq.key, 0 if seq.layer is None else seq.layer, role)
-    keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, x.shape[1:]))(keys_B)
-    return jnp.where(keep, x / (1 - rate), 0)

@@ -7,6 +7,11 @@ the sum of their exponentials:
     objective = -sum_v p'(v) log q(v) + z_loss (log Z)^2
     p'(v)     = (1 - label_smoothing) p(v) + label_smoothing / V
 
+Beside it stand penalties of the last block's output h, m being the mask of the dropout
+before the head (Merity et al. 2018, arXiv 1708.02182 section 4.5):
+
+    ar mean_D((m h_t)^2) + tar mean_D((h_t - h_{t-1})^2)
+
 Label smoothing: Szegedy et al. 2015, arXiv 1512.00567 section 7. z-loss: Chowdhery et
 al. 2022 (PaLM), arXiv 2204.02311 section 5.
 """
@@ -31,13 +36,20 @@ class Terms(NamedTuple):
     z_loss: Any = None
 
 
+class Penalties(NamedTuple):
+    """Coefficients of the penalties of activations, as Terms."""
+
+    ar: Any = None
+    tar: Any = None
+
+
 PLAIN = Terms()
 
 
-def terms(config, hyper) -> Terms:
-    """The Terms of config.loss that are not 0 there, with the values in `hyper`."""
+def chosen(config, hyper) -> tuple[Terms, Penalties]:
+    """What of config.loss is not 0 there, with the values in `hyper`."""
     given = lambda name: None if config.loss[name] == 0 else getattr(hyper, name)
-    return Terms(*map(given, Terms._fields))
+    return tuple(kind(*map(given, kind._fields)) for kind in (Terms, Penalties))
 
 
 def logits(x_BxTxD, head_VxD):
@@ -86,6 +98,22 @@ def soft_cross_entropy(
     The targets are read where they are, a chunk at a time, and have no gradient.
     """
     return _summed(x_BxTxD, head_VxD, targets_BxTxV, weights_BxT, terms, chunk)
+
+
+def penalty(h_BxTxD, dropped_BxTxD, seq, weights_BxT, penalties: Penalties):
+    """The weighted sum of the penalties of all tokens.
+
+    A token that opens a row or a document has no change, nor has padding.
+    """
+    total = jnp.float32(0)
+    size = lambda x: jnp.mean(jnp.square(x.astype(jnp.float32)), -1)
+    if penalties.ar is not None:
+        total += penalties.ar * jnp.sum(weights_BxT * size(dropped_BxTxD))
+    if penalties.tar is not None:
+        follows = seq.valid[:, 1:] & seq.valid[:, :-1] & ~seq.reset[:, 1:]
+        change = size(h_BxTxD[:, 1:] - h_BxTxD[:, :-1])
+        total += penalties.tar * jnp.sum(weights_BxT[:, 1:] * follows * change)
+    return total
 
 
 def _per_token(logits, targets, terms: Terms):

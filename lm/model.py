@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from lm import layers, loss, sequence
+from lm import dropout, inits, layers, loss, sequence
 from lm.blocks import BLOCKS, Block
+from lm.dropout import Dropout
 from lm.layers import parameter
 from lm.mixers import MIXERS, Mixer
 from lm.sequence import Sequence
@@ -75,7 +76,9 @@ class LM(nn.Module):
     norm_eps: float
     positions: int
     tied: bool
-    embedding_dropout: float
+    word_dropout: float
+    embedding_dropout: Dropout
+    output_dropout: Dropout
     dtype: Any
     matmul_precision: str
     remat: str
@@ -111,34 +114,45 @@ class LM(nn.Module):
         with jax.default_matmul_precision(self.matmul_precision):
             return loss.logits(x_BxTxD, head_VxD), state
 
-    @nn.compact
     def hidden(self, tokens_BxT, seq: Sequence, state):
         """-> (x_BxTxD, head_VxD, state); the logits are x W^T (lm/loss.py)."""
-        with jax.default_matmul_precision(self.matmul_precision):
-            return self._hidden(tokens_BxT, seq, state)
+        return self.activations(tokens_BxT, seq, state)[0]
 
-    def _hidden(self, tokens_BxT, seq: Sequence, state):
+    @nn.compact
+    def activations(self, tokens_BxT, seq: Sequence, state):
+        """-> (what `hidden` returns, (h_BxTxD, dropped_BxTxD)).
+
+        h is what the last block gave, before the last norm, and `dropped` is h under
+        the mask of the output's dropout.
+        """
+        with jax.default_matmul_precision(self.matmul_precision):
+            return self._activations(tokens_BxT, seq, state)
+
+    def _activations(self, tokens_BxT, seq: Sequence, state):
         shape = (self.vocab_size, self.width)
-        init = layers.truncated_normal(self.width**-0.5, axis=0)
+        init = inits.truncated_normal(self.width**-0.5, axis=0)
         embedding_VxD = parameter(self, "embedding", init, shape, seq)
         x_BxTxD = embedding_VxD.astype(self.dtype)[tokens_BxT]
+        x_BxTxD = dropout.words(x_BxTxD, tokens_BxT, self.word_dropout, seq)
         if self.positions:
             table_TxD = parameter(
                 self,
                 "positions_embedding",
-                layers.truncated_normal(0.02, axis=0),
+                inits.truncated_normal(0.02, axis=0),
                 (self.positions, self.width),
                 seq,
             )
             x_BxTxD += table_TxD.astype(self.dtype)[seq.positions]
-        x_BxTxD = layers.dropout(x_BxTxD, self.embedding_dropout, seq, "embedding")
+        x_BxTxD = self.embedding_dropout(x_BxTxD, seq, "embedding")
 
-        x_BxTxD, state = self._layers(x_BxTxD, seq, state)
-        x_BxTxD = layers.NORMS[self.norm](self.norm_eps, name="norm")(x_BxTxD, seq)
+        h_BxTxD, state = self._layers(x_BxTxD, seq, state)
+        drop = lambda x_BxTxD: self.output_dropout(x_BxTxD, seq, "output")
+        x_BxTxD = layers.NORMS[self.norm](self.norm_eps, name="norm")(h_BxTxD, seq)
         head_VxD = embedding_VxD
         if not self.tied:
             head_VxD = parameter(self, "head_kernel", init, shape, seq)
-        return x_BxTxD, head_VxD.astype(self.dtype), state
+        outputs = drop(x_BxTxD), head_VxD.astype(self.dtype), state
+        return outputs, (h_BxTxD, drop(h_BxTxD))
 
     def _layers(self, x_BxTxD, seq: Sequence, state):
         carry = {}
@@ -216,6 +230,7 @@ def build(config, vocab_size: int) -> LM:
     m = config.model
     dtype = jnp.dtype(m.dtype)
     repeats, rest = divmod(m.depth, len(m.pattern))
+    drop = lambda rate: Dropout(rate, m.dropout_mask)
     make_mixer = {}
     for name in m.pattern:
         fields = dict(m.mixers[name])
@@ -234,7 +249,7 @@ def build(config, vocab_size: int) -> LM:
             norm=m.norm,
             norm_eps=m.norm_eps,
             bias=m.bias,
-            dropout=m.residual_dropout,
+            dropout=drop(m.residual_dropout),
         ),
         prefix=(),
         pattern=tuple(m.pattern) if repeats else (),
@@ -244,7 +259,9 @@ def build(config, vocab_size: int) -> LM:
         norm_eps=m.norm_eps,
         positions=config.data.context if m.position == "learned" else 0,
         tied=m.tied,
-        embedding_dropout=m.embedding_dropout,
+        word_dropout=m.word_dropout,
+        embedding_dropout=drop(m.embedding_dropout),
+        output_dropout=drop(m.output_dropout),
         dtype=dtype,
         matmul_precision=m.matmul_precision,
         remat=m.remat,

@@ -44,6 +44,8 @@ class Hyper(NamedTuple):
     clip: jax.Array
     label_smoothing: jax.Array
     z_loss: jax.Array
+    ar: jax.Array
+    tar: jax.Array
     seed: jax.Array
 
 
@@ -53,7 +55,8 @@ def hyper(
     """Hyper of a resolved config, as NumPy scalars of fixed dtypes."""
     o, loss = config.optim, config.loss
     floats = (o.lr, o.weight_decay, warmup, steps, decay, polyak_start)
-    floats += (o.final_lr, o.clip, loss.label_smoothing, loss.z_loss)
+    floats += (o.final_lr, o.clip)
+    floats += (loss.label_smoothing, loss.z_loss, loss.ar, loss.tar)
     return Hyper(*map(np.float32, floats), np.int32(config.seed))
 
 

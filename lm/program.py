@@ -33,7 +33,7 @@ TRACED = (
 )
 
 # Keys whose terms are left out of the step at 0, and else reach it as arrays.
-OPTIONAL = ("loss.label_smoothing", "loss.z_loss")
+OPTIONAL = ("loss.label_smoothing", "loss.z_loss", "loss.ar", "loss.tar")
 
 
 def program(config, vocab_size: int) -> "Program":

@@ -17,6 +17,7 @@ class Sequence(NamedTuple):
       layer: absolute index of the layer (traced inside the scan over layers).
       key: the key that draws are folded from: of parameters at initialisation, of
         dropout in training; None: nothing is drawn.
+      step_key: in training the key of what is drawn once for all rows.
     """
 
     segment_ids: Any
@@ -25,6 +26,7 @@ class Sequence(NamedTuple):
     valid: Any
     layer: Any = None
     key: Any = None
+    step_key: Any = None
 
 
 def from_segments(segment_ids_BxT, positions_BxT=None, reset_BxT=None) -> Sequence:

@@ -81,18 +81,20 @@ def train_step(model, config, micro_batches: int, state: TrainState, batch, hype
 
 def _train_step(model, config, micro_batches: int, state: TrainState, batch, hyper):
     B = batch.tokens.shape[0]
-    terms = loss.terms(config, hyper)
+    terms, penalties = loss.chosen(config, hyper)
     key = layers.fold(jax.random.key(hyper.seed), state.step, DROPOUT)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(B))
 
     def objective(params, batch, keys_B, carried):
-        seq = batch.seq._replace(key=keys_B)
+        seq = batch.seq._replace(key=keys_B, step_key=key)
         before = carried or model.initial_state(batch.tokens.shape[0], 0)
-        x_BxTxD, head_VxD, after = model.apply(
-            {"params": params}, batch.tokens, seq, before, method="hidden"
+        (x_BxTxD, head_VxD, after), output = model.apply(
+            {"params": params}, batch.tokens, seq, before, method="activations"
         )
         inputs = (x_BxTxD, head_VxD, batch.targets, batch.weights)
         value, sums = loss.cross_entropy(*inputs, terms)
+        if any(given is not None for given in penalties):
+            value += loss.penalty(*output, batch.seq, batch.weights, penalties)
         return value, (sums, after if carried else ())
 
     # Of the parameters alone: so no gradient crosses the border of a batch.
@@ -123,7 +125,7 @@ def _train_step(model, config, micro_batches: int, state: TrainState, batch, hyp
     # With the norm of the new parameters every way to diverge shows in the metrics.
     norm = optax.global_norm(params)
     metrics |= {"loss": sum_nats / sum_weights, "param_norm": norm}
-    if any(term is not None for term in terms):
+    if any(given is not None for given in (*terms, *penalties)):
         metrics["objective"] = value / sum_weights
     metrics |= _extent(carried)
     new = TrainState(params, moments, state.step + 1, carried, average)

@@ -33,7 +33,8 @@ TINY = {
     "run.log_every": "1 steps",
     "run.sample_tokens": 8,
 }
-DROPOUT = {"model.embedding_dropout": 0.1, "model.residual_dropout": 0.1}
+PLACES = ("word", "embedding", "residual", "output")
+DROPOUT = {f"model.{place}_dropout": 0.1 for place in PLACES}
 ATTENTION_DROPOUT = {"model.mixers.attention.dropout": 0.1}
 
 

@@ -68,7 +68,7 @@ class Framed(Mixer):
         )
         mixer = make(width=self.width, parent=None)
         make = functools.partial(make, width=kind.mixer_width(mixer, F - 1))
-        return kind(make, kind.mlps[0], F - 1, "layernorm", 1e-5, True, 0.0, **names)
+        return kind(make, kind.mlps[0], F - 1, "layernorm", 1e-5, True, **names)
 
     @nn.compact
     def __call__(self, x_BxTxD, seq, state, carry):
@@ -135,9 +135,11 @@ def test_remat_and_the_loop_over_layers_change_nothing(model_of, name):
 
     want = all_of(model, params, model.unstack)
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(want[1]))
+    # Without a norm between layers XLA sums the gradient of a bias in another order.
+    alike = functools.partial(close, tolerance=1e-6) if name == "plain" else same
     for remat in ("full", "dots"):
-        same(all_of(model.clone(remat=remat), params, model.unstack), want)
-    same(all_of(model.unrolled(), model.unstack(params)), want)
+        alike(all_of(model.clone(remat=remat), params, model.unstack), want)
+    alike(all_of(model.unrolled(), model.unstack(params)), want)
 
 
 @pytest.mark.parametrize("name", FRAMED)
@@ -207,7 +209,7 @@ def agree(run, reference, named, ours, *inputs) -> None:
 def agree_block(block, kind, fields, settings, reference, named, ours, width=D):
     """`agree` of a whole block around mixer `kind` with the layer `reference`."""
     make = functools.partial(kind, width, LAYERS, jnp.float32, **fields)
-    module = BLOCKS[block](make, **settings, mlp_width=F, bias=True, dropout=0.0)
+    module = BLOCKS[block](make, **settings, mlp_width=F, bias=True)
     seq, state = sequence.full(B, T), module.initial_state(B, 0)
     run = lambda params, x: module.apply({"params": params}, x, seq, state, {})[:1]
     agree(run, reference, named, ours, values(B, T, D, seed=1))
@@ -438,7 +440,7 @@ def test_the_fields_of_a_mixer_say_whether_it_is_widened(model_of):
         assert model.mixer("wide").width == (36 if wide else WIDTH)
 
 
-@pytest.mark.parametrize("name", FRAMED)
+@pytest.mark.parametrize("name", [name for name in FRAMED if name != "plain"])
 def test_a_width_is_fitted_to_a_size(model_of, name):
     build = lambda width: model_of(name, mlp_width=width)
     params = count.quantity("params", 128)

@@ -191,9 +191,25 @@ def test_what_is_held_beyond_the_gradients(mode):
 
 def with_loss(**coefficients):
     """(model, config) of a small model with such a section `loss`."""
-    model, config = language_model(("attention",), 1)
+    model, config = language_model(("attention",), 1, norm="none", output_dropout=0.1)
     changes = {f"loss.{name}": value for name, value in coefficients.items()}
     return model, configs.resolve(configs.override(config, changes))
+
+
+def test_penalties_are_of_each_token_and_of_its_change():
+    ids = [[1] * 7, [0, 1, 1, 2, 2, 0, 2], [1, 1, 1, 0, 0, 0, 0]]
+    seq = sequence.from_segments(ids)
+    h, dropped = values(3, 7, 5), values(3, 7, 5, seed=1)
+    weights = np.abs(values(3, 7, seed=2)) * seq.valid
+    want = 0.0
+    for b, t in zip(*np.nonzero(seq.valid), strict=True):
+        size = 2 * np.mean(dropped[b, t] ** 2)
+        if t and ids[b][t - 1] == ids[b][t]:
+            size += 3 * np.mean((h[b, t] - h[b, t - 1]) ** 2)
+        want += weights[b, t] * size
+    penalties = loss.Penalties(ar=2.0, tar=3.0)
+    close(loss.penalty(h, dropped, seq, weights, penalties), want)
+    close(loss.penalty(h, dropped, seq, weights, loss.Penalties()), 0.0)
 
 
 def test_a_grid_of_coefficients_shares_one_program():
@@ -201,6 +217,7 @@ def test_a_grid_of_coefficients_shares_one_program():
     assert of(z_loss=1e-4) is of(z_loss=1e-3)
     assert of(z_loss=1e-4) is not of(label_smoothing=0.1)
     assert of(z_loss=0.0) is not of(z_loss=1e-4)
+    assert of(ar=1.0) is of(ar=2.0)
 
 
 def test_a_step_minimises_the_objective_and_reports_both():
@@ -224,6 +241,12 @@ def test_a_step_minimises_the_objective_and_reports_both():
     assert abs(wet["objective"] - wet["loss"]) > 0.1
     assert abs(wet["grad_norm"] - dry["grad_norm"]) > 0.01
     close(update(3, label_smoothing=0.2, z_loss=0.1), wet, 2e-6)
+    for name in ("ar", "tar"):
+        penalised = update(**{name: 5.0})
+        same(penalised["loss"], dry["loss"])
+        assert penalised["objective"] - penalised["loss"] > 0.1
+        assert abs(penalised["grad_norm"] - dry["grad_norm"]) > 0.01
+        close(update(3, **{name: 5.0}), penalised, 2e-6)
 
 
 EIGHT = """

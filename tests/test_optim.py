@@ -24,7 +24,7 @@ STEPS, WARMUP = 20, 4
 
 
 def settings(seed=0, **changes):
-    loss = SimpleNamespace(label_smoothing=0.0, z_loss=0.0)
+    loss = SimpleNamespace(label_smoothing=0.0, z_loss=0.0, ar=0.0, tar=0.0)
     optim = SimpleNamespace(**OPTIM | changes)
     return SimpleNamespace(optim=optim, loss=loss, seed=seed)
 

@@ -37,7 +37,7 @@ DECAYS = {
 
 
 def settings(name: str):
-    loss = SimpleNamespace(label_smoothing=0.0, z_loss=0.0)
+    loss = SimpleNamespace(label_smoothing=0.0, z_loss=0.0, ar=0.0, tar=0.0)
     return SimpleNamespace(optim=SimpleNamespace(**OPTIM, name=name), loss=loss, seed=0)
 
 

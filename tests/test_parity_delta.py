@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers import OlmoHybridConfig
 from transformers.models.olmo_hybrid import modeling_olmo_hybrid as olmo
 
-from lm import layers
+from lm import inits
 from lm.mixers import gated_deltanet
 from tests.oracles import B, D, T, compare, filled, naive
 from tests.subjects import values
@@ -143,7 +143,7 @@ def test_decays_are_born_as_published():
     """A uniform in (0, 16), and time steps log-uniform in [1e-3, 0.1]."""
     draw = lambda init: np.float64(init(jax.random.key(0), (4096,), jnp.float32))
     A = np.exp(draw(gated_deltanet.a_log_init))
-    log_dt = np.log(np.log1p(np.exp(draw(layers.time_step))))
+    log_dt = np.log(np.log1p(np.exp(draw(inits.time_step))))
     for x, low, high in ((A, 0, 16), (log_dt, np.log(1e-3), np.log(0.1))):
         grid = np.linspace(low, high, 9)
         np.testing.assert_allclose(np.quantile(x, np.linspace(0, 1, 9)), grid, 0, 0.3)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.mixers import Mixer
 from lm.ops import diagonal
 from lm.sequence import Sequence
@@ -114,13 +114,13 @@ class DrawsByPath(Leaky):
 
 class OtherInit(Leaky):
     def project(self, x_BxTxD, seq):
-        init = layers.truncated_normal(0.02)
+        init = inits.truncated_normal(0.02)
         return layers.Dense(self.width, init=init, name="value")(x_BxTxD, seq)
 
 
 class Ungrouped(Leaky):
     def project(self, x_BxTxD, seq):
-        scale_D = layers.parameter(self, "weight", layers.ones, (self.width,), seq)
+        scale_D = layers.parameter(self, "weight", inits.ones, (self.width,), seq)
         return super().project(x_BxTxD, seq) * scale_D
 
 

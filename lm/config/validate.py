@@ -25,15 +25,15 @@ RANGES = (
         "positive and finite",
     ),
     (
-        "optim.weight_decay loss.z_loss",
+        "optim.weight_decay loss.z_loss loss.ar loss.tar",
         lambda x: 0 <= x < math.inf,
         "0 or more, and finite",
     ),
     ("data.vocab_size", lambda x: x >= 256, "at least 256, the bytes"),
     ("optim.final_lr", lambda x: 0 <= x <= 1, "a fraction of optim.lr, 0 to 1"),
     (
-        "optim.momentum optim.b1 optim.b2 model.embedding_dropout "
-        "model.residual_dropout loss.label_smoothing",
+        "optim.momentum optim.b1 optim.b2 model.word_dropout model.embedding_dropout "
+        "model.residual_dropout model.output_dropout loss.label_smoothing",
         lambda x: 0 <= x < 1,
         "in [0, 1)",
     ),
@@ -58,6 +58,7 @@ def choices() -> dict[str, tuple[str, ...]]:
     from lm.data.corpora import CORPORA, UNITS
     from lm.data.loader import TRAIN_BATCHES
     from lm.data.tokenizers import TOKENIZERS
+    from lm.dropout import MASKS
     from lm.layers import MLPS, NORMS
     from lm.model import REMAT
     from lm.optimizers import OPTIMIZERS
@@ -71,6 +72,7 @@ def choices() -> dict[str, tuple[str, ...]]:
         "model.block": tuple(BLOCKS),
         "model.mlp": tuple(MLPS),
         "model.norm": tuple(NORMS),
+        "model.dropout_mask": tuple(MASKS),
         "model.position": ("none", "learned"),
         "model.dtype": ("float32", "bfloat16"),
         "model.matmul_precision": ("default", "high", "highest"),
@@ -105,7 +107,7 @@ def check(values: dict[str, Any]) -> None:
 
 
 def _check_block(values: dict[str, Any]) -> None:
-    """Raise for an MLP that the kind of block has no place for."""
+    """Raise for an MLP that the block has no place for, or a norm in the way of AR."""
     from lm.blocks import BLOCKS
 
     block, mlp = values["model.block"], values["model.mlp"]
@@ -115,6 +117,13 @@ def _check_block(values: dict[str, Any]) -> None:
             f"model.mlp={mlp!r} has no place in model.block={block!r}; add "
             f"--config.model.mlp={mlps[0]}"
         )
+    norm = values["model.norm"]
+    for key in ("loss.ar", "loss.tar"):
+        if values[key] and norm != "none":
+            raise ConfigError(
+                f"{key}={values[key]} weighs the size of activations, which "
+                f"model.norm={norm!r} takes out again: add --config.model.norm=none"
+            )
 
 
 def check_mixer(name: str, fields: dict[str, Any], values: dict[str, Any]) -> None:
@@ -130,8 +139,9 @@ def check_mixer(name: str, fields: dict[str, Any], values: dict[str, Any]) -> No
             fail(field, "must be at least 1")
         if isinstance(value, float) and not math.isfinite(value):
             fail(field, "must be finite")
-    if not 0 <= fields.get("dropout", 0) < 1:
-        fail("dropout", "must be in [0, 1)")
+    for field in ("dropout", "weight_dropout"):
+        if not 0 <= fields.get(field, 0) < 1:
+            fail(field, "must be in [0, 1)")
     if fields.get("rope_theta", 1) <= 0:
         fail("rope_theta", "must be positive")
     chunk = fields.get("chunk")

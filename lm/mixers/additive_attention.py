@@ -6,7 +6,7 @@ document instead of an encoder's; several heads as in arXiv 1706.03762.
 
 import flax.linen as nn
 
-from lm import layers
+from lm import inits, layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import attention, cached, kv_cache
@@ -41,7 +41,7 @@ class AdditiveAttention(Mixer):
         q_BxTxF = layers.Dense(H * K, self.bias, init, name="query")(x_BxTxD, seq)
         k_BxTxF = layers.Dense(H * K, init=init, name="key")(x_BxTxD, seq)
         v_BxTxF = layers.Dense(H * V, name="value")(x_BxTxD, seq)
-        score_HxK = parameter(self, "score_kernel", layers.zeros, (H, K), seq)
+        score_HxK = parameter(self, "score_kernel", inits.zeros, (H, K), seq)
         y_BxTxHxV, state = cached.attend(
             q_BxTxF.reshape(B, T, H, K),
             k_BxTxF.reshape(B, T, H, K),

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm import layers
+from lm.dropout import Dropout
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import attention, cached, kv_cache
@@ -84,7 +85,7 @@ class Attention(Mixer):
             )
         drop = None
         if self.dropout and seq.key is not None:
-            drop = lambda p: layers.dropout(p, self.dropout, seq, "attention")
+            drop = lambda p: Dropout(self.dropout)(p, seq, "attention")
         y_BxTxHxK, state = cached.attend(
             q_BxTxHxK,
             k_BxTxGxK,

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lm import layers
+from lm import dropout, inits, layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import rnn
@@ -30,14 +30,16 @@ class Recurrent(Mixer):
     """x W + b for all gates at once, then a cell of lm/ops/cells.py over time.
 
     hidden: H, by default the width; another one adds an output projection.
+    weight_dropout: rate of DropConnect on the recurrent kernel, in training.
     """
 
     hidden: int | None = None
+    weight_dropout: float = 0.0
 
     gates: ClassVar[int]
-    input_init: ClassVar[Callable] = staticmethod(layers.fan_in)
-    bias_init: ClassVar[Callable] = staticmethod(layers.zeros)
-    recurrent_init: ClassVar[Callable] = staticmethod(layers.orthogonal_gates)
+    input_init: ClassVar[Callable] = staticmethod(inits.fan_in)
+    bias_init: ClassVar[Callable] = staticmethod(inits.zeros)
+    recurrent_init: ClassVar[Callable] = staticmethod(inits.orthogonal_gates)
 
     def make_cell(self, seq: Sequence) -> tuple[Cell, Any]:
         """(cell, its parameters) for rnn.scan."""
@@ -51,6 +53,9 @@ class Recurrent(Mixer):
         bias_F = parameter(self, "bias", self.bias_init, (F,), seq)
         kernel_HxF = parameter(
             self, "recurrent_kernel", self.recurrent_init, (H, F), seq
+        )
+        kernel_HxF = dropout.connections(
+            kernel_HxF, self.weight_dropout, seq, "recurrent_kernel"
         )
         dtype = x_BxTxD.dtype
         y_BxTxH, state = rnn.scan(
@@ -76,7 +81,7 @@ class Recurrent(Mixer):
 class Gated(Recurrent):
     """A cell whose second gate keeps the old state.
 
-    remember: initial bias of that gate.
+    hidden and weight_dropout as in Recurrent. remember: initial bias of that gate.
     """
 
     remember: float = 1.0

@@ -7,7 +7,7 @@ g_t = -exp(A_log) softplus(W_a x_t + dt_bias).
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.layers import parameter
 from lm.mixers.deltanet import DeltaNet
 from lm.sequence import Sequence
@@ -30,7 +30,7 @@ class GatedDeltaNet(DeltaNet):
     def log_decay(self, x_BxTxD, seq: Sequence):
         H = self.heads
         a_BxTxH = layers.Dense(H, name="decay_gate")(x_BxTxD, seq)
-        dt_bias_H = parameter(self, "dt_bias", layers.time_step, (H,), seq)
+        dt_bias_H = parameter(self, "dt_bias", inits.time_step, (H,), seq)
         a_log_H = parameter(self, "A_log", a_log_init, (H,), seq)
         a_BxTxH = a_BxTxH.astype(layers.accumulator(self.dtype))
         return -jnp.exp(a_log_H) * jax.nn.softplus(a_BxTxH + dt_bias_H)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.mixers.base import Mixer
 from lm.ops import linear
 from lm.sequence import Sequence
@@ -40,7 +40,7 @@ class GLA(Mixer):
         B, T, _ = x_BxTxD.shape
         (K, V), H = self.sizes, self.heads
         dense = lambda x, name, size, bias=False: layers.Dense(
-            size, bias, layers.xavier(2**-2.5), name=name
+            size, bias, inits.xavier(2**-2.5), name=name
         )(x, seq)
         split = lambda x: x.reshape(B, T, H, -1)
 
@@ -59,7 +59,7 @@ class GLA(Mixer):
         o_BxTxHxV = layers.RMSNorm(1e-5, name="norm")(o_BxTxHxV, seq)
         o_BxTxF = o_BxTxHxV.astype(self.dtype).reshape(B, T, H * V)
         o_BxTxF *= jax.nn.silu(dense(x_BxTxD, "gate", H * V))
-        output = layers.Dense(self.width, init=layers.xavier(2**-1), name="output")
+        output = layers.Dense(self.width, init=inits.xavier(2**-1), name="output")
         return output(o_BxTxF, seq), state, carry
 
     def initial_state(self, batch: int, capacity: int):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.mixers.base import Mixer
 from lm.ops import diagonal
 from lm.sequence import Sequence
@@ -62,7 +62,7 @@ class HGRN(Mixer):
         return self.shared(lambda role, init, shape: init(None, shape, wide))
 
     def shared(self, make: Callable) -> dict:
-        logits_LxN = make(self.bounds, layers.zeros, (self.layers, self.size))
+        logits_LxN = make(self.bounds, inits.zeros, (self.layers, self.size))
         wide = layers.accumulator(self.dtype)
         return {self.bounds: lower_bounds(jnp.asarray(logits_LxN, wide))}
 

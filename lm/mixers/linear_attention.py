@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import attention, linear
@@ -90,7 +90,7 @@ class LinearAttention(Mixer):
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
         B, T, D = x_BxTxD.shape
-        init = layers.uniform(D**-0.5)
+        init = inits.uniform(D**-0.5)
 
         def project(name: str, size: int):
             y_BxTxF = layers.Dense(self.heads * size, init=init, name=name)(
@@ -140,7 +140,7 @@ class LinearAttention(Mixer):
             kernel_HxKxK = parameter(
                 self, f"{name}_map_kernel", identity, (H, K, K), seq
             )
-            bias_HxK = parameter(self, f"{name}_map_bias", layers.zeros, (H, K), seq)
+            bias_HxK = parameter(self, f"{name}_map_bias", inits.zeros, (H, K), seq)
             kernel_HxKxK = kernel_HxKxK.astype(x_BxTxHxK.dtype)
             x_BxTxHxK = jnp.einsum("bthk,hkf->bthf", x_BxTxHxK, kernel_HxKxK)
             x_BxTxHxK += bias_HxK.astype(x_BxTxHxK.dtype)

@@ -9,7 +9,7 @@ from lm.sequence import Sequence
 
 
 class LSTM(Gated):
-    """hidden and remember (the bias of the forget gate) as in Gated."""
+    """As Gated; remember is the bias of the forget gate."""
 
     gates = 4
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import selective
@@ -44,7 +44,7 @@ class Mamba(Mixer):
         wide = layers.accumulator(self.dtype)
         xz_BxTxF = layers.Dense(2 * F, name="input")(x_BxTxD, seq)
         x_BxTxF, z_BxTxF = jnp.split(xz_BxTxF, 2, -1)
-        bias_init = layers.uniform(self.conv_width**-0.5)
+        bias_init = inits.uniform(self.conv_width**-0.5)
         x_BxTxF, buffer_BxWxF = layers.short_conv(
             self, "conv", x_BxTxF, self.conv_width, state["conv"], seq, bias_init
         )
@@ -52,9 +52,9 @@ class Mamba(Mixer):
 
         selection = layers.Dense(R + 2 * N, name="selection")(x_BxTxF, seq)
         dt_BxTxR, b_BxTxN, c_BxTxN = jnp.split(selection, [R, R + N], -1)
-        dt_init = layers.uniform(R**-0.5)
+        dt_init = inits.uniform(R**-0.5)
         dt_BxTxF = layers.Dense(F, init=dt_init, name="dt")(dt_BxTxR, seq).astype(wide)
-        dt_BxTxF += parameter(self, "dt_bias", layers.time_step, (F,), seq)
+        dt_BxTxF += parameter(self, "dt_bias", inits.time_step, (F,), seq)
         a_log_FxN = parameter(self, "A_log", a_log_init, (F, N), seq)
         y_BxTxF, state_BxFxN = selective.scan(
             x_BxTxF,
@@ -66,7 +66,7 @@ class Mamba(Mixer):
             seq,
             self.chunk,
         )
-        y_BxTxF += parameter(self, "D", layers.ones, (F,), seq) * x_BxTxF
+        y_BxTxF += parameter(self, "D", inits.ones, (F,), seq) * x_BxTxF
         y_BxTxF = (y_BxTxF * jax.nn.silu(z_BxTxF.astype(wide))).astype(self.dtype)
         y_BxTxD = layers.Dense(self.width, name="output")(y_BxTxF, seq)
         return y_BxTxD, {"ssm": state_BxFxN, "conv": buffer_BxWxF}, carry

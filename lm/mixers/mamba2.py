@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import linear
@@ -56,7 +56,7 @@ class Mamba2(Mixer):
         wide = layers.accumulator(self.dtype)
         inputs = layers.Dense(F + features + H, name="input")(x_BxTxD, seq)
         z_BxTxF, xbc_BxTxI, dt_BxTxH = jnp.split(inputs, [F, F + features], -1)
-        bias_init = layers.uniform(self.conv_width**-0.5)
+        bias_init = inits.uniform(self.conv_width**-0.5)
         xbc_BxTxI, buffer_BxWxI = layers.short_conv(
             self, "conv", xbc_BxTxI, self.conv_width, state["conv"], seq, bias_init
         )
@@ -65,7 +65,7 @@ class Mamba2(Mixer):
         x_BxTxHxP = x_BxTxF.reshape(B, T, H, P).astype(wide)
         of_groups = lambda x: x.reshape(B, T, G, N)
 
-        dt_bias_H = parameter(self, "dt_bias", layers.time_step, (H,), seq)
+        dt_bias_H = parameter(self, "dt_bias", inits.time_step, (H,), seq)
         dt_BxTxH = jax.nn.softplus(dt_BxTxH.astype(wide) + dt_bias_H)
         a_log_H = parameter(self, "A_log", a_log_init, (H,), seq)
         y_BxTxHxP, state_BxHxNxP = linear.attention(
@@ -77,7 +77,7 @@ class Mamba2(Mixer):
             seq,
             self.chunk,
         )
-        d_H = parameter(self, "D", layers.ones, (H,), seq)
+        d_H = parameter(self, "D", inits.ones, (H,), seq)
         y_BxTxHxP += d_H[:, None] * x_BxTxHxP
         y_BxTxF = y_BxTxHxP.reshape(B, T, F) * jax.nn.silu(z_BxTxF.astype(wide))
         y_BxTxF = self._norm(y_BxTxF, seq).astype(self.dtype)
@@ -86,7 +86,7 @@ class Mamba2(Mixer):
 
     def _norm(self, y_BxTxF, seq: Sequence):
         """RMSNorm of each group, with scales for all of F."""
-        scale_F = parameter(self, "norm_scale", layers.ones, y_BxTxF.shape[-1:], seq)
+        scale_F = parameter(self, "norm_scale", inits.ones, y_BxTxF.shape[-1:], seq)
         y_BxTxGxI = y_BxTxF.reshape(*y_BxTxF.shape[:2], self.groups, -1)
         power_BxTxGx1 = jnp.mean(jnp.square(y_BxTxGxI), -1, keepdims=True)
         y_BxTxGxI *= jax.lax.rsqrt(power_BxTxGx1 + 1e-5)

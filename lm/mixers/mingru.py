@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.mixers.base import Mixer
 from lm.ops import diagonal
 from lm.sequence import Sequence
@@ -38,7 +38,7 @@ class MinGRU(Mixer):
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
-        init = layers.uniform(self.width**-0.5)
+        init = inits.uniform(self.width**-0.5)
         project = layers.Dense(self.parts * self.size, init=init, name="input")
         z_BxTxF = project(x_BxTxD, seq).astype(layers.accumulator(self.dtype))
         x_BxTxN, *gates = jnp.split(z_BxTxF, self.parts, -1)
@@ -46,7 +46,7 @@ class MinGRU(Mixer):
         h_BxTxN = diagonal.recurrence(keep_BxTxN, write_BxTxN * g(x_BxTxN), state, seq)
         y_BxTxN = h_BxTxN.astype(x_BxTxD.dtype)
         if self.expand != 1:
-            init = layers.uniform(self.size**-0.5)
+            init = inits.uniform(self.size**-0.5)
             y_BxTxN = layers.Dense(self.width, init=init, name="output")(y_BxTxN, seq)
         return y_BxTxN, h_BxTxN[:, -1], carry
 

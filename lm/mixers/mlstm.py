@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import mlstm
@@ -78,7 +78,13 @@ class MLSTM(Mixer):
 
     def _conv(self, x_BxTxD, seq: Sequence, state):
         c_BxTxD, buffer_BxWxD = layers.short_conv(
-            self, "conv", x_BxTxD, self.conv_width, state["conv"], seq, layers.zeros
+            self,
+            "conv",
+            x_BxTxD,
+            self.conv_width,
+            state["conv"],
+            seq,
+            inits.zeros,
         )
         c_BxTxD = jax.nn.silu(c_BxTxD)
         q_BxTxD = self._blocks("q", c_BxTxD, seq)
@@ -89,7 +95,7 @@ class MLSTM(Mixer):
         h_BxTxD, state = self._cell(
             q_BxTxD, k_BxTxD, v_BxTxD, gates_BxTxF, state, seq, norm_eps=1e-5
         )
-        skip_D = parameter(self, "skip_scale", layers.ones, (self.width,), seq)
+        skip_D = parameter(self, "skip_scale", inits.ones, (self.width,), seq)
         y_BxTxD = h_BxTxD + skip_D.astype(c_BxTxD.dtype) * c_BxTxD
         return y_BxTxD, state | {"conv": buffer_BxWxD}
 
@@ -111,7 +117,7 @@ class MLSTM(Mixer):
             f_bias_H = jnp.linspace(3, 6, H, dtype=dtype)
             return jnp.concatenate([i_bias_init(key, (H,), dtype), f_bias_H])
 
-        z_BxTxF = layers.Dense(2 * H, init=layers.zeros, name="gates")(x_BxTxF, seq)
+        z_BxTxF = layers.Dense(2 * H, init=inits.zeros, name="gates")(x_BxTxF, seq)
         bias_F = parameter(self, "gates_bias", bias_init, (2 * H,), seq)
         return z_BxTxF.astype(layers.accumulator(self.dtype)) + bias_F
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.mixers.base import Mixer
 from lm.ops import attention, linear
 from lm.sequence import Sequence
@@ -39,7 +39,7 @@ class RetNet(Mixer):
         theta = 10_000.0 ** (K / max(K - 2, 1))
 
         def project(name: str, size: int):
-            dense = layers.Dense(H * size, init=layers.xavier(2**-2.5), name=name)
+            dense = layers.Dense(H * size, init=inits.xavier(2**-2.5), name=name)
             return dense(x_BxTxD, seq).reshape(B, T, H, size)
 
         rotate = lambda x: attention.rope(x, seq.positions, theta, "interleaved")
@@ -57,7 +57,7 @@ class RetNet(Mixer):
         )
         o_BxTxHxV = layers.standardize(o_BxTxHxV, 1e-6).astype(self.dtype)
         o_BxTxHxV *= jax.nn.silu(project("gate", V))
-        output = layers.Dense(self.width, init=layers.xavier(2**-1), name="output")
+        output = layers.Dense(self.width, init=inits.xavier(2**-1), name="output")
         return output(o_BxTxHxV.reshape(B, T, H * V), seq), state, carry
 
     def initial_state(self, batch: int, capacity: int):

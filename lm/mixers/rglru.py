@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
-from lm.layers import parameter, zeros
+from lm import inits, layers
+from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import diagonal
 from lm.sequence import Sequence
@@ -47,9 +47,16 @@ class RGLRU(Mixer):
         gate_BxTxN = layers.Dense(N, bias=True, name="gate")(x_BxTxD, seq)
         x_BxTxN = layers.Dense(N, bias=True, name="input")(x_BxTxD, seq)
 
-        conv_init = layers.truncated_normal((0.01 / self.conv_width) ** 0.5)
+        conv_init = inits.truncated_normal((0.01 / self.conv_width) ** 0.5)
         x_BxTxN, buffer_BxWxN = layers.short_conv(
-            self, "conv", x_BxTxN, self.conv_width, state["conv"], seq, zeros, conv_init
+            self,
+            "conv",
+            x_BxTxN,
+            self.conv_width,
+            state["conv"],
+            seq,
+            inits.zeros,
+            conv_init,
         )
 
         log_a_BxTxN = -8.0 * self._gate("recurrence_gate", x_BxTxN, seq)
@@ -68,8 +75,8 @@ class RGLRU(Mixer):
         B, T, N = x_BxTxN.shape
         size = N // self.heads
         shape = (self.heads, size, size)
-        kernel_HxKxK = parameter(self, f"{name}_kernel", layers.fan_in, shape, seq)
-        bias_N = parameter(self, f"{name}_bias", zeros, (N,), seq)
+        kernel_HxKxK = parameter(self, f"{name}_kernel", inits.fan_in, shape, seq)
+        bias_N = parameter(self, f"{name}_bias", inits.zeros, (N,), seq)
         x_BxTxHxK = x_BxTxN.reshape(B, T, self.heads, size)
         kernel_HxKxK = kernel_HxKxK.astype(x_BxTxN.dtype)
         z_BxTxHxK = jnp.einsum("bthi,hij->bthj", x_BxTxHxK, kernel_HxKxK)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import inits, layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import conv, dplr
@@ -83,11 +83,11 @@ class RWKV7(Mixer):
         o_BxTxHxK, state_BxHxKxK = dplr.rule(*tokens, state["S"], seq, self.chunk)
         o_BxTxHxK = layers.standardize(o_BxTxHxK, 1e-5 * self.sizes[1])
         o_BxTxHxK *= vector("norm_scale", self.sizes)
-        o_BxTxHxK += parameter(self, "norm_bias", layers.zeros, self.sizes, seq)
+        o_BxTxHxK += parameter(self, "norm_bias", inits.zeros, self.sizes, seq)
         bonus_BxTxHxK = r_BxTxHxK * k_BxTxHxK * vector("bonus_scale", self.sizes)
         o_BxTxHxK += jnp.sum(bonus_BxTxHxK, -1, keepdims=True) * v_BxTxHxK
         o_BxTxD = (o_BxTxHxK.reshape(B, T, D) * g_BxTxD).astype(x_BxTxD.dtype)
-        y_BxTxD = dense("output", o_BxTxD, layers.zeros)
+        y_BxTxD = dense("output", o_BxTxD, inits.zeros)
         state = {"S": state_BxHxKxK, "shift": buffer_BxD}
         known = jnp.ones_like(carry["v_known"])
         return y_BxTxD, state, carry | {"v_first": first_BxTxD, "v_known": known}
@@ -97,7 +97,7 @@ class RWKV7(Mixer):
         D, dtype = self.width, x_BxTxD.dtype
         rank = max(32, 32 * round(factor * D**0.5 / 32))
         R = getattr(self, f"{name}_rank") or max(1, min(rank, D // 2))
-        down_DxR = parameter(self, f"{name}_lora_down", layers.zeros, (D, R), seq)
+        down_DxR = parameter(self, f"{name}_lora_down", inits.zeros, (D, R), seq)
         up_RxD = parameter(self, f"{name}_lora_up", orthogonal(0.1), (R, D), seq)
         h_BxTxR = activation(x_BxTxD @ down_DxR.astype(dtype))
         return (h_BxTxR @ up_RxD.astype(dtype)).astype(layers.accumulator(dtype))

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import layers
+from lm import dropout, inits, layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
 from lm.ops import cells, rnn
@@ -21,11 +21,13 @@ class SLSTM(Mixer):
 
     conv_width: taps of the convolution, with SiLU, before i and f; None: none.
     forget: the forget gate.
+    weight_dropout: rate of DropConnect on the recurrent kernel, in training.
     """
 
     heads: int = 4
     conv_width: int | None = 4
     forget: str = "sigmoid"
+    weight_dropout: float = 0.0
 
     choices = {"forget": tuple(cells.SLSTM)}
 
@@ -36,7 +38,13 @@ class SLSTM(Mixer):
         conv_BxTxD, new = x_BxTxD, {}
         if self.conv_width:
             conv_BxTxD, new["conv"] = layers.short_conv(
-                self, "conv", x_BxTxD, self.conv_width, state["conv"], seq, layers.zeros
+                self,
+                "conv",
+                x_BxTxD,
+                self.conv_width,
+                state["conv"],
+                seq,
+                inits.zeros,
             )
             conv_BxTxD = jax.nn.silu(conv_BxTxD)
         gates = [
@@ -47,7 +55,10 @@ class SLSTM(Mixer):
         ]
         bias_F = parameter(self, "bias", self._bias_init(seq.layer), (4 * D,), seq)
         kernel_HxKxF = parameter(
-            self, "recurrent_kernel", layers.zeros, (self.heads, K, 4 * K), seq
+            self, "recurrent_kernel", inits.zeros, (self.heads, K, 4 * K), seq
+        )
+        kernel_HxKxF = dropout.connections(
+            kernel_HxKxF, self.weight_dropout, seq, "recurrent_kernel"
         )
         z_BxTxF = jnp.concatenate(gates, -1)
         h_BxTxD, new["cell"] = rnn.scan(
