@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -286,6 +288,16 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """Run one subcommand; -> exit code. A user's error is one line and 2."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(_help(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2

@@ -235,3 +235,13 @@ def test_bench_prints_a_row_for_each_context(capsys):
 def test_no_command_prints_the_help_as_an_error():
     code, out, err = run()
     assert (code, out) == (2, "") and "usage: python run.py COMMAND" in err
+
+
+def test_a_reader_that_leaves_ends_it_quietly():
+    """`run.py --help | head -1`."""
+    command = [sys.executable, "run.py", "--help"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
