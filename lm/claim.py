@@ -47,10 +47,16 @@ def same_data(config, corpus, workdir: Path, step: int) -> dict:
         keys = _differing(config, workdir)
         if keys or was["fingerprint"] != corpus.fingerprint:
             # Under one fingerprint all tokens are the same: a file has moved.
-            if was["fingerprint"] != corpus.fingerprint and not _accepts(
-                config, corpus
-            ):
+            other = was["fingerprint"] != corpus.fingerprint
+            if other and not _accepts(config, corpus):
                 raise _refusal(config, corpus, workdir, was, keys)
+            size = was.get("vocab_size", corpus.vocab_size)
+            if size != corpus.vocab_size:
+                raise ConfigError(
+                    f"the embedding in {workdir} has a row for each of {size} tokens, "
+                    f"and the new text's tokenizer has {corpus.vocab_size}: take "
+                    "another --workdir"
+                )
             own = configs.from_json((workdir / "config.json").read_text())
             entry = {"until": step, "config": configs.fingerprint(own)}
             history = [*history, entry | {"manifest": was}]

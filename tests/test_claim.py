@@ -88,6 +88,53 @@ def test_a_changed_text_goes_on_only_if_named(tmp_path, monkeypatch, way):
         train.run(accepted, workdir)
 
 
+def mixed(tmp_path, weight):
+    parts = {
+        name: {"corpus": "text", "path": str(tmp_path / f"{name}.txt"), "weight": 1.0}
+        for name in ("text", "other")
+    }
+    parts["other"]["weight"] = weight
+    keys = {"data.corpus": "mixture", "data.mixture": parts}
+    return keys | {"data.cache": str(tmp_path / "cache")}
+
+
+def tokenized(tmp_path, tokenizer):
+    return settings(tmp_path, data__tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("key", "make", "was", "now"),
+    [
+        ("data.mixture.other.weight", mixed, 1.0, 3.0),
+        ("data.tokenizer", tokenized, "bytes", "words"),
+    ],
+)
+def test_another_mixture_or_tokenizer_is_refused(tmp_path, key, make, was, now):
+    for name, words in {"text": "one", "other": "third"}.items():
+        (tmp_path / f"{name}.txt").write_bytes(WORDS[words])
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+
+    def same_data(value, **changes):
+        ours = runs.config(**make(tmp_path, value), **changes)
+        claim.claim(ours, workdir)
+        return claim.same_data(ours, prepare(ours.data), workdir, 2)
+
+    first = same_data(was)
+    with pytest.raises(ConfigError, match=rf"{key}: {was} -> {now}; .*accept") as error:
+        same_data(now)
+    flag = {"run__accept_data": str(error.value)[-12:]}
+    files = [workdir / name for name in ("config.json", "data.json")]
+    before = [file.read_bytes() for file in files]
+    if key == "data.tokenizer":  # its embedding has another number of rows
+        with pytest.raises(ConfigError, match="each of 256 tokens, and .* has 6:"):
+            same_data(now, **flag)
+        assert [file.read_bytes() for file in files] == before
+        return
+    second = same_data(now, **flag)
+    assert [entry["manifest"] for entry in second["history"]] == [first]
+
+
 def test_a_file_that_moved_needs_no_flag(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_bytes(WORDS["one"])
     workdir = tmp_path / "run"

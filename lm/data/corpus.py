@@ -73,6 +73,7 @@ class Corpus:
                 source=source.name,
                 version=source.version,
                 splits=self._bounds,
+                vocab_size=self.vocab_size,
                 fingerprint=self.fingerprint,
             )
         )
