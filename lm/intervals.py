@@ -10,6 +10,8 @@ from scipy import stats
 ALPHA = 0.05
 SEEDS_FOR_INTERVAL = 3
 BLOCKS_FOR_INTERVAL = 10
+POWER = 0.8
+MOST_SEEDS = 1000
 
 
 class Interval(NamedTuple):
@@ -54,6 +56,30 @@ def two_sided_p(values: Sequence[float], boundary: float) -> float:
         return float(distance == 0)
     t = distance / spread * math.sqrt(values_N.size)
     return float(2 * stats.t.sf(t, values_N.size - 1))
+
+
+def seeds_to_decide(effect: float, alpha: float) -> int | None:
+    """Seeds at which a two-sided t test at `alpha` finds an effect with POWER.
+
+    Args:
+      effect: distance of the mean from the boundary over the standard deviation, as
+        they would have to stay (Cohen's d).
+
+    Returns:
+      Their number; None beyond MOST_SEEDS.
+    """
+
+    def power(n: int) -> float:
+        critical = stats.t.ppf(1 - alpha / 2, n - 1)
+        return stats.nct.sf(critical, n - 1, effect * math.sqrt(n))
+
+    few, many = SEEDS_FOR_INTERVAL - 1, MOST_SEEDS
+    if effect == 0 or power(many) < POWER:
+        return None
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if power(middle) >= POWER else (middle, many)
+    return many
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:

@@ -10,6 +10,7 @@ from lm.intervals import (
     holm,
     mean_interval,
     paired_interval,
+    seeds_to_decide,
     two_sided_p,
 )
 from lm.results import Table
@@ -84,6 +85,45 @@ def test_equal_is_rarely_declared_when_the_difference_is_the_margin(n):
         verdict = equal("a", "b", "x", 0.02).judge(table(a=a + 0.02, b=b))
         declared += verdict.verdict == "reproduced"
     assert 0.015 < declared / EXPERIMENTS < 0.035  # 2.5 %: a one-sided error
+
+
+@pytest.mark.parametrize(
+    ("effect", "alpha", "seeds"),
+    [(0.5, 0.05, 34), (0.8, 0.05, 15), (1.0, 0.05, 10), (0.5, 0.01, 51)],
+)
+def test_seeds_to_decide_are_those_of_power_tables(effect, alpha, seeds):
+    """The one-sample t test in the tables of power, at 80 %."""
+    assert seeds_to_decide(effect, alpha) == seeds
+
+
+@pytest.mark.parametrize(("effect", "alpha"), [(2.0, 0.05), (0.9, 0.0125)])
+def test_as_many_seeds_decide_four_times_of_five(effect, alpha):
+    n = seeds_to_decide(effect, alpha)
+    rng = np.random.default_rng(5)
+
+    def share(n):
+        draws = rng.normal(effect, 1.0, (EXPERIMENTS, n))
+        return np.mean([two_sided_p(values, 0.0) <= alpha for values in draws])
+
+    error = math.sqrt(0.8 * 0.2 / EXPERIMENTS)
+    assert share(n) > 0.8 - 3 * error
+    assert share(n - 1) < 0.8 + 3 * error
+
+
+def test_an_inconclusive_claim_says_how_many_seeds_would_decide_it():
+    t = table(a=[1.0, 1.1, 1.2, 1.3], b=[1.05, 1.2, 1.1, 1.4], c=[1.0, 1.1, 1.2, 1.3])
+    one = lower("a", "b", "x")
+    alone = one.judge(t)
+    assert alone.effect == pytest.approx(0.0375 / 0.0946485, abs=1e-3)
+    assert alone.seeds == f"about {seeds_to_decide(alone.effect, 0.05)}"
+    assert alone.sentence.endswith(f"; {alone.seeds} seeds would decide it.")
+    family = judge([(one, t), (lower("a", "c", "x"), t)])
+    assert family[0].seeds == f"about {seeds_to_decide(alone.effect, 0.025)}"
+    assert family[1].seeds is None  # no spread: equal to the last bit
+    decided = lower("a", "b", "x").judge(table(a=[1.0, 1.1, 1.2], b=[2.0, 2.1, 2.21]))
+    assert decided.seeds is None and "would decide" not in decided.sentence
+    near = table(a=[0.0, 1.0, -1.0, 0.0], b=[0.001, 0.0, 0.0, 0.0])
+    assert lower("a", "b", "x").judge(near).seeds == "more than 1,000"
 
 
 def test_bootstrap_covers_the_rate_of_a_text():
