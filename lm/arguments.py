@@ -28,8 +28,8 @@ class Flag(NamedTuple):
 class Command(NamedTuple):
     """A subcommand; `call(values, overrides)` returns the exit code.
 
-    positional: the name of the one argument that is no flag; config: whether
-    --config.KEY=VALUE is allowed.
+    positional: the name of the one argument that is no flag, None where it may be left
+    out and is; config: whether --config.KEY=VALUE is allowed.
     """
 
     call: Callable[[dict, dict], int]
@@ -37,6 +37,7 @@ class Command(NamedTuple):
     flags: tuple[Flag, ...]
     positional: str | None = None
     config: bool = False
+    optional: bool = False
 
 
 def parse(name: str, command: Command, argv: list[str]) -> tuple[dict, dict]:
@@ -63,6 +64,8 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[dict, dict]:
             overrides[word.removeprefix("--config.")] = text
     _, *positional = values(rest)
     wanted = [command.positional] if command.positional else []
+    if not positional and command.optional:
+        positional = [None]
     if len(positional) != len(wanted):
         found = " ".join(positional) or "nothing"
         raise ConfigError(f"{name} takes {' '.join(wanted) or 'flags'}, not {found}")

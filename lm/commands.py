@@ -143,6 +143,17 @@ def _doctor(values: dict, overrides: dict) -> int:
 
 
 def _report(values: dict, overrides: dict) -> int:
+    if values["all"]:
+        root = Path(values["OUT"] or "experiments/results")
+        from lm.report import index
+
+        try:
+            print(index.write(root))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return 0
+    if not values["OUT"]:
+        raise ConfigError("report takes OUT, the folder of a comparison, or --all")
     out = Path(values["OUT"])
     if not (out / "plan.json").is_file():
         raise ConfigError(f"{str(out)!r} is no folder of a comparison: no plan.json")
@@ -264,6 +275,10 @@ COMMANDS = {
         (Flag("json", False, "print everything, as JSON", bool),),
     ),
     "report": Command(
-        _report, "Write a comparison's report again from its files.", (), "OUT"
+        _report,
+        "Write a comparison's report again from its files; --all: an index of many.",
+        (Flag("all", False, "one page over the reports in OUT", bool),),
+        positional="OUT",
+        optional=True,
     ),
 }

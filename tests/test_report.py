@@ -11,7 +11,7 @@ import pytest
 
 from lm import report
 from lm.intervals import mean_interval
-from lm.report import labels, plots
+from lm.report import index, labels, plots
 from lm.results import read_comparison, read_rows
 from lm.stats import Claim, beats, equal, lower
 from tests.comparison import ARMS, YARDSTICKS, make, write_json, write_lines
@@ -122,6 +122,38 @@ def test_answer_gives_each_verdict_with_its_numbers_and_the_papers(whole):
         assert f"{claim['estimate']:+.3g}" in text
         assert f"adjusted {claim['p_adjusted']:.2g}" in page
     assert "Paper: 2.1 against 2.3." in text
+
+
+def test_an_index_has_every_claim_of_every_report(whole, tmp_path):
+    for name, claims in {"one": CLAIMS, "two": CLAIMS[:1]}.items():
+        report.write(shutil.copytree(whole, tmp_path / name), claims)
+    (tmp_path / "no_report").mkdir()
+    page = index.write(tmp_path)
+    assert page == tmp_path / "index.html"
+    text = (tmp_path / "index.md").read_text().replace("\\", "")
+    rows = [line for line in text.splitlines() if re.match(r"\| (The|Att)", line)]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    wanted = []
+    for name in ("one", "two"):
+        verdicts = json.loads((tmp_path / name / "verdicts.json").read_text())
+        wanted += [(name, claim) for claim in verdicts["claims"]]
+    assert len(cells) == len(wanted) == 4
+    for (claim, verdict, effect, paper), (_, known) in zip(cells, wanted, strict=True):
+        assert (claim, verdict) == (known["claim"], known["verdict"])
+        assert effect.startswith(f"{known['estimate']:+.3g} ({known['low']:+.3g} to ")
+        assert effect.endswith("n = 3)") and paper == (known["paper"] or "–")
+    assert rows[0] == rows[3]
+    for name in ("one", "two"):
+        assert f"({name}/report.md)" in text
+        assert f'<a href="{name}/report.html">' in page.read_text()
+    with open(whole / "table.csv", newline="") as file:
+        hours = sum(float(row["seconds"]) for row in csv.DictReader(file)) / 3600
+    assert text.count(f"tier tiny; 12 runs, {hours:.2g} hours") == 2
+
+
+def test_an_index_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no folder with a report"):
+        index.write(tmp_path)
 
 
 def test_csv_has_a_row_for_each_run_with_its_own_figures(whole):

@@ -142,6 +142,22 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A link to another page, to its Markdown or its HTML."""
+
+    text: str
+    markdown_path: str
+    html_path: str
+
+    def markdown(self) -> str:
+        return f"[{_inline(self.text)}]({self.markdown_path})"
+
+    def html(self) -> str:
+        path = html.escape(self.html_path)
+        return f'<p><a href="{path}">{escape(self.text)}</a></p>'
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure: a PNG beside the Markdown, an SVG inside the HTML."""
 

@@ -54,6 +54,11 @@ def report(out: Path) -> Path:
     if not plan_path.exists():
         raise ConfigError(f"{out} holds no comparison: it has no plan.json")
     plan = json.loads(plan_path.read_text())
+    if (out / "report.md").exists() and not (out / "runs").is_dir():
+        raise ConfigError(
+            f"{out} holds a report without its runs, which it would be made again "
+            "from: make it where they are"
+        )
     experiment = experiments.load(Path(plan["experiment"]))
     if experiment.hash != plan["experiment_hash"]:
         raise ConfigError(

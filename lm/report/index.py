@@ -1,0 +1,75 @@
+"""One page over many comparisons: each claim, its verdict, its effect, its cost."""
+
+import csv
+import json
+from pathlib import Path
+
+from lm.report.document import Grid, Heading, Link, Text, to_html, to_markdown
+from lm.report.summary import NONE
+
+TITLE = "Claims and verdicts"
+LEGEND = (
+    "One line a claim. Effect: what the claim's criterion measures, its mean over "
+    "seeds with the 95 % t interval, unadjusted, and how many seeds there were. Runs "
+    "that chose learning rates are counted too; they enter no verdict."
+)
+
+
+def write(root: Path) -> Path:
+    """Writes index.md and index.html of the reports in `root`; returns the latter.
+
+    ValueError where there are none.
+    """
+    folders = sorted(path.parent for path in root.glob("*/verdicts.json"))
+    if not folders:
+        raise ValueError(f"{root} has no folder with a report in it")
+    parts = [Heading(1, TITLE), Text(LEGEND)]
+    for folder in folders:
+        parts += _experiment(folder)
+    (root / "index.md").write_text(to_markdown(parts), encoding="utf-8")
+    page = root / "index.html"
+    page.write_text(to_html(TITLE, parts), encoding="utf-8")
+    return page
+
+
+def _experiment(folder: Path) -> list:
+    """The question of a comparison, its paper and cost, and a row for each claim."""
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    claims = json.loads((folder / "verdicts.json").read_text(encoding="utf-8"))
+    several = len(plan["matches"]) > 1
+    rows = [
+        [
+            claim["claim"] + (f" (equal {claim['match']})" if several else ""),
+            claim["verdict"],
+            _effect(claim),
+            claim["paper"] or NONE,
+        ]
+        for claim in claims["claims"]
+    ]
+    about = f"{plan['experiment']}, tier {plan['tier']}; {_cost(folder)}."
+    paper = [Text(f"Paper: {plan['paper']}")] if plan.get("paper") else []
+    name = f"{folder.name}/report"
+    return [
+        Heading(2, plan["question"]),
+        *paper,
+        Text(about),
+        Grid(["claim", "verdict", "effect", "the paper's"], rows),
+        Link("The report", f"{name}.md", f"{name}.html"),
+    ]
+
+
+def _effect(claim: dict) -> str:
+    if claim["estimate"] is None:
+        return NONE
+    if claim["low"] is None:
+        return f"{claim['estimate']:+.3g} (n = {claim['n']})"
+    interval = f"{claim['low']:+.3g} to {claim['high']:+.3g}"
+    text = f"{claim['estimate']:+.3g} ({interval}, n = {claim['n']})"
+    return text + (f"; {claim['seeds']} seeds decide" if claim.get("seeds") else "")
+
+
+def _cost(folder: Path) -> str:
+    with open(folder / "table.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    seconds = sum(float(row["seconds"] or 0) for row in rows)
+    return f"{len(rows)} runs, {seconds / 3600:.2g} hours of training in all"
