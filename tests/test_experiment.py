@@ -159,6 +159,30 @@ def test_every_tier_of_the_flagship_is_a_controlled_comparison(tier, monkeypatch
         assert [match.quantity for match in runs.matches] == ["params", "width"]
 
 
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+
+
+@pytest.mark.parametrize("tier", ["smoke", "tiny"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_experiment_is_what_its_kind_says(path, tier, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    experiment = experiments.load(path)
+    arms = arms_of(experiment, tier)  # refuses keys that are not declared
+    assert len(arms) >= 2 and experiment.paper
+    with pytest.raises(ConfigError, match="--tier=none: .* has no such tier"):
+        experiments.tier_runs(experiment, "none")
+
+
+def test_the_regularisers_of_awd_lstm_are_all_that_its_arms_differ_in(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arms = arms_of(experiments.load(ROOT / "experiments" / "awd_lstm.py"))
+    dry = {key: 0.0 for key in configs.flatten(arms["lstm"]) if "dropout" in key}
+    del dry["model.dropout_mask"]
+    dry |= {"loss.ar": 0.0, "loss.tar": 0.0, "train.average": "none"}
+    rows = configs.diff(arms["awd-lstm"], arms["lstm"])
+    assert {key: now for key, was, now in rows} == dry
+
+
 def test_committed_results_belong_to_their_files():
     plans = sorted((ROOT / "experiments" / "results").glob("*/plan.json"))
     assert plans
