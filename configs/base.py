@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
             embedding_dropout=0.0,
             residual_dropout=0.0,
             output_dropout=0.0,  # of what the head reads
-            dropout_mask="token",  # token | sequence: one mask for a row; these three
+            dropout_mask="token",  # of the last three: token | sequence, one for a row
             dtype="float32",  # float32 | bfloat16: activations; parameters are float32
             matmul_precision="highest",  # default | high | highest
             remat="none",  # none | full | dots

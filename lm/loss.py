@@ -105,8 +105,9 @@ def penalty(h_BxTxD, dropped_BxTxD, seq, weights_BxT, penalties: Penalties):
 
     A token that opens a row or a document has no change, nor has padding.
     """
-    total = jnp.float32(0)
-    size = lambda x: jnp.mean(jnp.square(x.astype(jnp.float32)), -1)
+    wide = jnp.promote_types(h_BxTxD.dtype, jnp.float32)
+    total = jnp.zeros((), wide)
+    size = lambda x: jnp.mean(jnp.square(x.astype(wide)), -1)
     if penalties.ar is not None:
         total += penalties.ar * jnp.sum(weights_BxT * size(dropped_BxTxD))
     if penalties.tar is not None:
