@@ -376,6 +376,9 @@ def test_labels_are_moved_apart_and_keep_their_order():
     assert np.diff(order).min() > 0.099
     assert np.argsort(places).tolist() == [1, 0, 2, 3]
     assert labels.spread([0.1, 0.5], 0.1) == [0.1, 0.5]
+    low = labels.spread([0.03, 0.02, 0.04, 0.9], 0.1, lowest=0.02)
+    assert low == pytest.approx([0.12, 0.02, 0.22, 0.99], abs=1e-6)
+    assert labels.spread([], 0.1, lowest=0.0) == []
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,11 @@ def binary(value: float) -> str:
     return f"{value / 1024**power:g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
-def spread(places: list[float], gap: float) -> list[float]:
-    """Places in order, moved apart to at least `gap`, their centre kept."""
+def spread(places: list[float], gap: float, lowest: float = -math.inf) -> list[float]:
+    """Places in order, moved apart to at least `gap`, their centre kept.
+
+    All of them are moved up if one would be below `lowest`.
+    """
     order = np.argsort(places, kind="stable")
     moved = np.asarray(places, float)
     for _ in range(200):
@@ -34,14 +37,14 @@ def spread(places: list[float], gap: float) -> list[float]:
             if lack > 1e-9:
                 moved[left] -= lack / 2
                 moved[right] += lack / 2
-    return moved.tolist()
+    return (moved + max(lowest - moved.min(initial=math.inf), 0)).tolist()
 
 
 def name_ends(axes, ends, style) -> None:
     """Arm names in the right margin, at the height of their lines' ends."""
     to_fraction = axes.transData + axes.transAxes.inverted()
     heights = [to_fraction.transform((x, y))[1] for x, y, _ in ends]
-    for (_, _, arm), height in zip(ends, spread(heights, 0.065), strict=True):
+    for (_, _, arm), height in zip(ends, spread(heights, 0.065, 0.02), strict=True):
         axes.annotate(
             arm,
             (1.02, height),
@@ -58,7 +61,7 @@ def name_lines(axes, lines: dict[str, float]) -> None:
         return
     low, high = axes.get_xlim()
     fractions = [(value - low) / (high - low) for value in lines.values()]
-    places = spread(fractions, 0.21)
+    places = spread(fractions, 0.23)
     for (name, value), at, place in zip(lines.items(), fractions, places, strict=True):
         axes.annotate(
             f"{name} {value:.2f}",

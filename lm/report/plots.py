@@ -144,7 +144,7 @@ def final(means, seeds, yardsticks: dict[str, float], style, xlabel):
         name_lines(axes, near)
         if far:
             listed = ", ".join(f"{name} {value:.2f}" for name, value in far.items())
-            axes.set_title(f"off the scale: {listed}", fontsize=9.5, loc="left", pad=34)
+            axes.set_title(f"off the scale: {listed}", fontsize=9.5, loc="left", pad=42)
     return figure
 
 
