@@ -46,6 +46,9 @@ def _experiment(folder: Path) -> list:
         ]
         for claim in claims["claims"]
     ]
+    header = ["claim", "verdict", "effect", "the paper's"]
+    if not any(claim["paper"] for claim in claims["claims"]):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     about = f"{plan['experiment']}, tier {plan['tier']}; {_cost(folder)}."
     paper = [Text(f"Paper: {plan['paper']}")] if plan.get("paper") else []
     name = f"{folder.name}/report"
@@ -53,7 +56,7 @@ def _experiment(folder: Path) -> list:
         Heading(2, plan["question"]),
         *paper,
         Text(about),
-        Grid(["claim", "verdict", "effect", "the paper's"], rows),
+        Grid(header, rows),
         Link("The report", f"{name}.md", f"{name}.html"),
     ]
 
