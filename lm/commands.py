@@ -147,10 +147,7 @@ def _report(values: dict, overrides: dict) -> int:
         root = Path(values["OUT"] or "experiments/results")
         from lm.report import index
 
-        try:
-            print(index.write(root))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        print(index.write(root))
         return 0
     if not values["OUT"]:
         raise ConfigError("report takes OUT, the folder of a comparison, or --all")

@@ -79,7 +79,7 @@ def test_a_row_loses_a_word_at_all_its_places_or_at_none():
     once = mask[:, :40, 0]
     same(mask[..., 0], np.tile(once, 3))
     assert set(np.unique(once)) == {0, np.float32(1 / 0.6)}
-    assert 0.4 < (once == 0).mean() + 0.2 < 0.8
+    assert 0.2 < (once == 0).mean() < 0.6
     assert 0.2 < (once[0] == once[1]).mean() < 0.8
     same(dropout.words(x, words, 0.4, seq._replace(key=None)), x)
 

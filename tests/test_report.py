@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lm import report
+from lm.errors import ConfigError
 from lm.intervals import mean_interval
 from lm.report import index, labels, plots
 from lm.results import read_comparison, read_rows
@@ -152,7 +153,7 @@ def test_an_index_has_every_claim_of_every_report(whole, tmp_path):
 
 
 def test_an_index_of_nothing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no folder with a report"):
+    with pytest.raises(ConfigError, match="no folder with a report"):
         index.write(tmp_path)
 
 

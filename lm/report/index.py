@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+from lm.errors import ConfigError
 from lm.report.document import Grid, Heading, Link, Text, to_html, to_markdown
 from lm.report.summary import NONE
 
@@ -18,11 +19,11 @@ LEGEND = (
 def write(root: Path) -> Path:
     """Writes index.md and index.html of the reports in `root`; returns the latter.
 
-    ValueError where there are none.
+    ConfigError where there are none.
     """
     folders = sorted(path.parent for path in root.glob("*/verdicts.json"))
     if not folders:
-        raise ValueError(f"{root} has no folder with a report in it")
+        raise ConfigError(f"{root} has no folder with a report in it")
     parts = [Heading(1, TITLE), Text(LEGEND)]
     for folder in folders:
         parts += _experiment(folder)
