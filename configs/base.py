@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
             column="text",  # jsonl, parquet, tfds: what of a row is the text
             tfds_split="train",  # tfds: also slices and sums, train[:10%]+test
             mixture=ConfigDict(),  # mixture: name -> weight, corpus and its keys
+            task=ConfigDict(),  # kind, fields and tests of a synthetic task, for text
             tfds_dir=placeholder(str),  # tfds: where sets are; default: TFDS's own
             invalid_utf8="replace",  # replace | error | keep
             max_document=placeholder(
@@ -49,6 +50,7 @@ def get_config() -> ConfigDict:
             pattern=("attention",),  # repeated to depth; a partial repeat is the tail
             mixers=ConfigDict(),  # name -> fields of the mixer; kind= names its class
             block="shared",  # shared plain parallel parallel_one_norm rwkv xlstm
+            conv_width=1,  # taps of a causal convolution before each mixer; 1: none
             mlp="swiglu",  # swiglu | geglu | gelu | none
             mlp_width=256,
             norm="rmsnorm",  # rmsnorm | layernorm | none

@@ -21,8 +21,11 @@ class Block(nn.Module):
 
     With mlp="none" it is Mamba's (Gu and Dao 2023, arXiv 2312.00752 section 3.4), with
     "geglu" and RMSNorm that of Griffin and Hawk (De et al. 2024, arXiv 2402.19427).
+    With conv_width > 1 the mixer reads h + conv(h), h = norm(x): the Canon layer A of
+    Allen-Zhu 2025, arXiv 2512.17351 (Based has convolutions too, arXiv 2402.18668).
 
     Attributes:
+      conv_width: tokens of the convolution before the mixer; its past ones are a state.
       mlps: the values of model.mlp that this kind has a place for.
     """
 
@@ -33,13 +36,15 @@ class Block(nn.Module):
     norm_eps: float
     bias: bool
     dropout: Dropout = Dropout()
+    conv_width: int = 1
 
     mlps: ClassVar[tuple[str, ...]] = layers.MLPS
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
+        mix = self._mix if self.conv_width == 1 else self._convolve_and_mix
         h_BxTxD = self._norm("mixer_norm", x_BxTxD, seq)
-        h_BxTxD, state, carry = self._mix(h_BxTxD, seq, state, carry)
+        h_BxTxD, state, carry = mix(h_BxTxD, seq, state, carry)
         x_BxTxD += h_BxTxD
         if self.mlp != "none":
             x_BxTxD += self._mlp(self._norm("mlp_norm", x_BxTxD, seq), seq)
@@ -53,13 +58,31 @@ class Block(nn.Module):
         y_BxTxD, state, carry = mixer(x_BxTxD, seq, state, carry)
         return self.dropout(y_BxTxD, seq, "mixer"), state, carry
 
+    def _convolve_and_mix(self, x_BxTxD, seq: Sequence, state, carry):
+        y_BxTxD, buffer_BxWxD = layers.short_conv(
+            self, "conv", x_BxTxD, self.conv_width, state["conv"], seq
+        )
+        y_BxTxD, mixed, carry = self._mix(x_BxTxD + y_BxTxD, seq, state["mixer"], carry)
+        return y_BxTxD, {"mixer": mixed, "conv": buffer_BxWxD}, carry
+
     def _mlp(self, x_BxTxD, seq: Sequence):
         mlp = layers.MLP(self.mlp, self.mlp_width, self.bias, name="mlp")
         return self.dropout(mlp(x_BxTxD, seq), seq, "mlp")
 
     def initial_state(self, batch: int, capacity: int):
         """The state before any token; `capacity` as in Mixer.initial_state."""
-        return self.make_mixer(parent=None).initial_state(batch, capacity)
+        mixer = self.make_mixer(parent=None)
+        state = mixer.initial_state(batch, capacity)
+        if self.conv_width == 1:
+            return state
+        shape = (batch, self.conv_width - 1, mixer.width)
+        return {"mixer": state, "conv": jnp.zeros(shape, mixer.dtype)}
+
+    def context_flops(self, length: int) -> int:
+        """Those of its mixer, as Mixer.context_flops, and of its convolution."""
+        mixer = self.make_mixer(parent=None)
+        taps = self.conv_width if self.conv_width > 1 else 0
+        return mixer.context_flops(length) + length * 2 * taps * mixer.width
 
     @classmethod
     def mixer_width(cls, mixer: Mixer, mlp_width: int) -> int:

@@ -23,6 +23,7 @@ FIGURES = {
     "test bits per byte, window": ("test", "window", "bits_per_byte"),
     "test bits per byte, stream": ("test", "stream", "bits_per_byte"),
     "validation bits per byte": ("validation", "window", "bits_per_byte"),
+    "test accuracy": ("test", "same", "accuracy"),
     "parameters": ("count", "params"),
     "training FLOPs": ("count", "train_flops"),
     "state bytes": ("count", "state_bytes"),

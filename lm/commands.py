@@ -43,9 +43,7 @@ def _compare(values: dict, overrides: dict) -> int:
 
 def _evaluate(values: dict, overrides: dict) -> int:
     workdir = _required_folder(values, "workdir", "config.json")
-    protocols = tuple(values["protocol"].split(","))
-    for protocol in protocols:
-        choose("--protocol", protocol, ("window", "stream"))
+    protocols = tuple(values["protocol"].split(",")) if values["protocol"] else ()
     choose("--split", values["split"], ("train", "validation", "test"))
     from lm import evaluate
 
@@ -54,6 +52,8 @@ def _evaluate(values: dict, overrides: dict) -> int:
         print(json.dumps(result, indent=2))
         return 0
     names = ("tokens", "nats_per_token", "perplexity", "bits_per_byte")
+    if not any("perplexity" in row for row in result.values()):
+        names = ("tokens", "nats_per_token", "accuracy", "exact")
     print(f"{'protocol':10}", *(f"{name:>15}" for name in names))
     for protocol, row in result.items():
         if "unavailable" in row:
@@ -228,7 +228,7 @@ COMMANDS = {
         (
             RUN,
             Flag("split", "test", "train, validation or test"),
-            Flag("protocol", "window,stream", "one or both, with a comma"),
+            Flag("protocol", None, "of a text window, stream; of a task its tests"),
             Flag("json", False, "print everything, as JSON", bool),
         ),
     ),

@@ -89,7 +89,7 @@ def forward_flops(model, length: int) -> int:
 
 
 def _context_flops(model, length: int) -> int:
-    return sum(model.mixer(name).context_flops(length) for name in model.layers)
+    return model.context_flops(length)
 
 
 def decode_flops(model, context: int) -> int:
@@ -141,7 +141,7 @@ def executed_step(model, rows: int, context: int) -> int:
 def table(config, context: int | None = None) -> str:
     """What `run.py count` prints, for a resolved config."""
     context = context or config.data.context
-    in_bytes = config.data.tokenizer == "bytes"
+    in_bytes = config.data.tokenizer == "bytes" and not config.data.get("task")
     model = models.build(config, 256 if in_bytes else prepare(config.data).vocab_size)
     c = summary(model, context, tokens=0)
     rows = max(config.train.batch_tokens // config.data.context, 1)

@@ -1,8 +1,9 @@
-"""What a model makes of held-out text: nats, bits per byte, loss by position.
+"""What a model makes of held-out text, or of rows of a task.
 
-Two protocols. `window`: the state is reset at each window, so every arm has equal
-information; the headline. `stream`: the recurrent state, or an attention cache of a
-stated size, is carried through the text.
+A text gives nats, bits per byte and loss by position, by two protocols. `window`: the
+state is reset at each window, so every arm has equal information; the headline.
+`stream`: the recurrent state, or an attention cache of a stated size, is carried
+through the text. Each test of a task gives nats and accuracy of its scored places.
 """
 
 import functools
@@ -19,7 +20,9 @@ from lm import config as configs
 from lm import model as models
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
-from lm.data import Batch, prepare, stream_batches, window_batches
+from lm.data import Batch, Synthetic, prepare, stream_batches, window_batches
+from lm.data.synthetic import SAME
+from lm.errors import choose
 
 BLOCK = 2_000  # tokens; the unit of the bootstrap over text
 
@@ -138,11 +141,74 @@ def by_position(nats_N, positions_N) -> list:
     return rows
 
 
+@functools.lru_cache(maxsize=8)
+def _scores(model):
+    return jax.jit(functools.partial(step.scores, model))
+
+
+def task(name: str, model, params, data: Synthetic, split: str, config) -> dict:
+    """EVAL of a test of a task, on rows that no run is trained on."""
+    test, rows = data.tests[name], config.eval.rows
+    if 0 < model.positions < test.context:
+        return {"unavailable": "learned positions end at data.context"}
+    empty = step.empty_state(model, params, rows, 0)
+    parts = []
+    for batch in sharding.over(params, data.held_out(split, name, rows)):
+        signals.check()
+        nats_BxT, right_BxT = _scores(model)(params, batch, empty)
+        parts.append(jax.device_get((nats_BxT, right_BxT, batch.weights)))
+    columns = zip(*parts, strict=True)
+    nats_NxT, right_NxT, weights_NxT = (
+        np.concatenate(c)[: test.held_out] for c in columns
+    )
+    settings = {"protocol": "task", "context": test.context}
+    return (
+        settings
+        | {"size": getattr(test, test.size)}
+        | graded(nats_NxT, right_NxT, weights_NxT > 0)
+    )
+
+
+def graded(nats_NxT, right_NxT, scored_NxT) -> dict:
+    """The figures of rows of a task, of their scored places alone.
+
+    accuracy: of places; exact: of rows, all of whose scored places are right.
+    """
+    wrong_NxT = scored_NxT & ~right_NxT
+    positions_NxT = np.broadcast_to(np.arange(nats_NxT.shape[1]), nats_NxT.shape)
+    nats_N, positions_N = nats_NxT[scored_NxT], positions_NxT[scored_NxT]
+    right_N = right_NxT[scored_NxT]
+    return {
+        "rows": len(nats_NxT),
+        "tokens": len(nats_N),
+        "nats_per_token": float(nats_N.astype(np.float64).mean()),
+        "accuracy": float(right_N.mean()),
+        "exact": float(1 - wrong_NxT.any(1).mean()),
+        "by_position": by_position(nats_N, positions_N),
+        "accuracy_by_position": by_position(right_N, positions_N),
+    }
+
+
 PROTOCOLS = {"window": window, "stream": stream}
 
 
-def run(workdir: Path, split: str, protocols: tuple[str, ...]) -> dict:
-    """{protocol: EVAL} of the newest checkpoint of a workdir."""
+def protocols(corpus, split: str) -> dict[str, Callable]:
+    """{name: (model, params, corpus, split, config) -> EVAL}, the headline first.
+
+    Of a text: the window, and the stream of its test; of a task: its tests.
+    """
+    if isinstance(corpus, Synthetic):
+        return {name: functools.partial(task, name) for name in corpus.tests}
+    return PROTOCOLS if split == "test" else {"window": window}
+
+
+def run(workdir: Path, split: str, names: tuple[str, ...] = ()) -> dict:
+    """{protocol: EVAL} of the newest checkpoint of a workdir; by default of all."""
+    stored = json.loads((workdir / "config.json").read_text())
+    stored = stored.get("data", {}).get("task")
+    known = [SAME, *stored.get("tests", {})] if stored else PROTOCOLS
+    for name in names:
+        choose("--protocol", name, known)
     config, model, params, corpus = load(workdir)
     trained_on = json.loads((workdir / "data.json").read_text())["fingerprint"]
     if corpus.fingerprint != trained_on:
@@ -150,9 +216,10 @@ def run(workdir: Path, split: str, protocols: tuple[str, ...]) -> dict:
             f"the text of {workdir} has changed since (fingerprint {trained_on[:12]}, "
             f"now {corpus.fingerprint[:12]}): restore it"
         )
+    found = protocols(corpus, "test")
     return {
-        name: PROTOCOLS[name](model, params, corpus, split, config)
-        for name in protocols
+        name: found[name](model, params, corpus, split, config)
+        for name in names or known
     }
 
 

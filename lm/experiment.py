@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import hashlib
 import importlib.util
+import itertools
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,22 @@ from ml_collections import ConfigDict
 
 from lm import config as configs
 from lm.config import ABSENT, ConfigError
+from lm.errors import choose
 from lm.results import Table
 from lm.stats import Claim
 
-QUANTITIES = ("params", "params_non_embedding", "flops", "state_bytes", "width")
+QUANTITIES = (
+    "params",
+    "params_non_embedding",
+    "flops",
+    "state_bytes",
+    "width",
+    "seconds",
+)
 KINDS = ("controlled", "recipes")
-HASHED = ("QUESTION", "KIND", "ARMS", "AXES", "MATCH", "runs", "CLAIMS")
+TUNES = ("once", "per cell")
+NEEDED = ("QUESTION", "ARMS", "AXES", "MATCH", "runs")
+HASHED = (*NEEDED, "KIND", "CLAIMS", "CELLS", "REFERENCE", "TUNE")
 TUNING_SEEDS = 1000  # from here up: they choose a rate and enter no verdict
 
 
@@ -32,10 +43,12 @@ class Match:
     """What every arm has equally much of, within 1 %.
 
     quantity: one of QUANTITIES; "width" fits nothing: arms share every width.
+    "seconds" are of training, from each arm's step as it is timed alone on this machine
+    once, before anything is run; `by` is train.duration.
     target: of the quantity. by: the integer key that is fitted to reach it.
     """
 
-    quantity: str
+    quantity: str = "params_non_embedding"
     target: float | None = None
     by: str | None = None
 
@@ -49,6 +62,11 @@ class Match:
             raise ConfigError(
                 f"Match {self.quantity!r} needs target and by; 'width' needs neither"
             )
+        if (self.quantity == "seconds") != (self.by == "train.duration"):
+            raise ConfigError(
+                f"Match {self.quantity!r} by {self.by!r}: seconds are fitted by "
+                "train.duration, and no other quantity is"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +75,8 @@ class Ladder:
 
     When an arm's best is an end rung, every arm gets two more at the end nearer its own
     best; after `most` rungs the edge is flagged and the verdict withheld.
+    by: dotted path of the validation figure, lower is better; None: bits per byte of a
+    text, nats per token of a task at training's own sizes.
     """
 
     start: float
@@ -64,6 +84,7 @@ class Ladder:
     rungs: int = 6
     most: int = 10
     seeds: tuple[int, ...] = (TUNING_SEEDS,)
+    by: str | None = None
 
     def __post_init__(self):
         if self.rungs < 6:
@@ -71,6 +92,11 @@ class Ladder:
         if min(self.seeds) < TUNING_SEEDS:
             raise ConfigError(
                 f"Ladder seeds {self.seeds}: tuning seeds start at {TUNING_SEEDS}"
+            )
+        if self.by is not None and not self.by.startswith("validation."):
+            raise ConfigError(
+                f"Ladder by {self.by!r}: rates are chosen on validation, for example "
+                "by validation.same.nats_per_token"
             )
 
     def rate(self, rung: int) -> float:
@@ -102,17 +128,37 @@ class Runs:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A loaded experiment file."""
+    """A loaded experiment file.
+
+    Attributes:
+      bases: ARMS of the file. arms: the same, or ARM@CELL of each with each of `cells`.
+      cells: name -> changes that all arms share, such as a width.
+      reference: the cell in which rates are chosen with tune="once"; "" without cells.
+    """
 
     path: Path
     question: str
     paper: str
     kind: str
-    arms: Mapping[str, Any]
+    bases: Mapping[str, Any]
+    cells: Mapping[str, Mapping[str, Any]]
+    reference: str
+    tune: str
     axes: tuple[str, ...]
     runs: Callable[[str], Runs]
     claims: tuple[Claim, ...]
     hash: str
+
+    @property
+    def arms(self) -> dict[str, tuple[str, str]]:
+        """{name: (base, cell)}; without cells the name is the base, the cell ""."""
+        places = itertools.product(self.bases, self.cells or [""])
+        return {named(base, cell): (base, cell) for base, cell in places}
+
+
+def named(base: str, cell: str) -> str:
+    """The name of an arm in a cell."""
+    return f"{base}@{cell}" if cell else base
 
 
 def load(path: Path) -> Experiment:
@@ -126,33 +172,53 @@ def load(path: Path) -> Experiment:
     except Exception as error:
         line = traceback.extract_tb(error.__traceback__)[-1].lineno
         raise ConfigError(f"experiment {path}:{line}: {error!r}") from error
-    missing = [
-        n for n in HASHED if n not in ("KIND", "CLAIMS") and not hasattr(module, n)
-    ]
+    missing = [name for name in NEEDED if not hasattr(module, name)]
     if missing:
         raise ConfigError(f"experiment {path} lacks {', '.join(missing)}")
-    kind = getattr(module, "KIND", "controlled")
-    if kind not in KINDS:
-        raise ConfigError(f"experiment {path}: KIND={kind!r}: take one of {KINDS}")
-    claims = tuple(getattr(module, "CLAIMS", ()))
-    for claim in claims:
-        for arm in claim.criterion.arms(Table(module.ARMS)):
-            if arm not in module.ARMS:
+    given = lambda name, default: getattr(module, name, default)
+    cells = dict(given("CELLS", {}))
+    experiment = Experiment(
+        path=path,
+        question=module.QUESTION,
+        paper=given("PAPER", ""),
+        kind=given("KIND", "controlled"),
+        bases=module.ARMS,
+        cells=cells,
+        reference=given("REFERENCE", next(reversed(cells), "")),
+        tune=given("TUNE", "once"),
+        axes=tuple(module.AXES),
+        runs=module.runs,
+        claims=tuple(given("CLAIMS", ())),
+        hash=content_hash(path),
+    )
+    _check(experiment)
+    return experiment
+
+
+def _check(experiment: Experiment) -> None:
+    """ConfigError for a name that is none, or an arm with rates of its own."""
+    path = experiment.path
+    choose(f"experiment {path}: KIND", experiment.kind, KINDS)
+    choose(f"experiment {path}: TUNE", experiment.tune, TUNES)
+    if experiment.cells:
+        name = f"experiment {path}: REFERENCE"
+        choose(name, experiment.reference, experiment.cells)
+    changes = [(a, b) for a, b in experiment.bases.items() if isinstance(b, Mapping)]
+    for name, change in (*changes, *experiment.cells.items()):
+        own = {"optim.lr", "seed"} & configs.flatten(change).keys()
+        if own:
+            raise ConfigError(
+                f"experiment {path}: {name!r} sets {own.pop()} for itself, an unequal "
+                "grid: rates and seeds are those of runs(tier), the same for all arms"
+            )
+    known = Table(dict.fromkeys(experiment.arms))
+    for claim in experiment.claims:
+        for arm in claim.criterion.arms(known):
+            if arm not in experiment.arms:
                 raise ConfigError(
                     f"experiment {path}: the claim {claim.text!r} names an arm that "
                     f"ARMS lacks: {arm!r}"
                 )
-    return Experiment(
-        path=path,
-        question=module.QUESTION,
-        paper=getattr(module, "PAPER", ""),
-        kind=kind,
-        arms=module.ARMS,
-        axes=tuple(module.AXES),
-        runs=module.runs,
-        claims=claims,
-        hash=content_hash(path),
-    )
 
 
 def content_hash(path: Path) -> str:
@@ -178,7 +244,7 @@ def tier_runs(experiment: Experiment, tier: str) -> Runs:
         raise ConfigError(
             f"--tier={tier}: {experiment.path} has no such tier ({error})"
         ) from error
-    unknown = [arm for arm in runs.arms or () if arm not in experiment.arms]
+    unknown = [arm for arm in runs.arms or () if arm not in experiment.bases]
     if unknown:
         raise ConfigError(
             f"{experiment.path}: runs({tier!r}) names no arm {unknown[0]!r}"
@@ -191,22 +257,32 @@ def tier_runs(experiment: Experiment, tier: str) -> Runs:
 def arm_configs(experiment: Experiment, runs: Runs) -> dict[str, Any]:
     """{arm: resolved config}; an arm that differs outside AXES is a ConfigError."""
     resolved = {}
-    for name in runs.arms or experiment.arms:
-        arm = experiment.arms[name]
+    for name, (base, cell) in experiment.arms.items():
+        if base not in (runs.arms or experiment.bases):
+            continue
+        arm = experiment.bases[base]
         changes = arm if isinstance(arm, Mapping) else {"model.pattern": tuple(arm)}
-        resolved[name] = configs.resolve(configs.override(runs.config, changes))
-    declared = {*experiment.axes, *(m.by for m in runs.matches)}
+        config = configs.override(runs.config, experiment.cells.get(cell, {}))
+        resolved[name] = configs.resolve(configs.override(config, changes))
     if experiment.kind == "controlled":
-        first, *others = resolved
-        for other in others:
-            for key, a, b in differences(resolved[first], resolved[other]):
-                if key not in declared:
-                    raise ConfigError(
-                        f"arm {other!r} differs from {first!r} in {key} ({b!r} against "
-                        f"{a!r}), no axis of {experiment.path}: make it equal, "
-                        'add it to AXES, or state KIND = "recipes"'
-                    )
+        shared = {*experiment.axes, *(m.by for m in runs.matches)}
+        for cell in experiment.cells or [""]:
+            inside = [n for n in resolved if experiment.arms[n][1] == cell]
+            _check_differences(experiment.path, resolved, inside, shared)
     return resolved
+
+
+def _check_differences(path: Path, resolved: dict, names: list[str], declared) -> None:
+    """ConfigError where the arms `names`, of one cell, differ in an undeclared key."""
+    first, *others = names
+    for other in others:
+        for key, a, b in differences(resolved[first], resolved[other]):
+            if key not in declared:
+                raise ConfigError(
+                    f"arm {other!r} differs from {first!r} in {key} ({b!r} against "
+                    f"{a!r}), no axis of {path}: make it equal, "
+                    'add it to AXES, or state KIND = "recipes"'
+                )
 
 
 def differences(a, b) -> list[tuple[str, Any, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lm import evaluate, loss, sequence, sharding, signals
 from lm.config import ConfigError
+from lm.data import Synthetic
 from lm.ops.int8 import Int8
 from lm.sequence import Sequence
 from lm.step import empty_state
@@ -204,6 +205,11 @@ def run(
 ) -> list[str]:
     """`n` continuations of each prompt by the newest checkpoint of a workdir."""
     _, model, params, corpus = evaluate.load(workdir)
+    if isinstance(corpus, Synthetic):
+        raise ConfigError(
+            f"{workdir} holds a run on {corpus.manifest['source']!r}, which has no "
+            "text to go on with: score it by run.py evaluate"
+        )
     ids = [corpus.encode(prompt) for prompt in prompts for _ in range(n)]
     how = Sampling(temperature, top_k, top_p, seed)
     return text(model, params, corpus, ids, tokens, how)

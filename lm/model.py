@@ -97,10 +97,17 @@ class LM(nn.Module):
         kind = REMAT[remat](BLOCKS[self.block])
         return functools.partial(kind, self.make_mixer[name], **self.block_fields)
 
+    def _block(self, name: str) -> Block:
+        """An unbound block around mixer `name`, for its state and its costs."""
+        return self._make_block(name)(parent=None)
+
+    def context_flops(self, length: int) -> int:
+        """The sum over the layers of what Mixer.context_flops says of one."""
+        return sum(self._block(name).context_flops(length) for name in self.layers)
+
     def initial_state(self, batch: int, capacity: int):
         """States before any token; `capacity`: past tokens that attention keeps."""
-        block = lambda name: self._make_block(name)(parent=None)
-        state = lambda name: block(name).initial_state(batch, capacity)
+        state = lambda name: self._block(name).initial_state(batch, capacity)
         stack = lambda x: jnp.broadcast_to(x, (self.repeats, *x.shape))
         return {
             "prefix": tuple(map(state, self.prefix)),
@@ -250,6 +257,7 @@ def build(config, vocab_size: int) -> LM:
             norm_eps=m.norm_eps,
             bias=m.bias,
             dropout=drop(m.residual_dropout),
+            conv_width=m.conv_width,
         ),
         prefix=(),
         pattern=tuple(m.pattern) if repeats else (),

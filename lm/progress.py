@@ -53,9 +53,10 @@ class Progress:
             self._told = step
             self._line(f"loss {loss:.4f} nats", True)
 
-    def validated(self, bits_per_byte: float) -> None:
-        """After a validation."""
-        self._line(f"validation {bits_per_byte:.4f} bits per byte", True)
+    def validated(self, values: dict[str, float]) -> None:
+        """After a validation, whose last value is its headline."""
+        name, value = list(values.items())[-1]
+        self._line(f"validation {value:.4f} {name.replace('_', ' ')}", True)
 
     def _line(self, what: str, kept: bool) -> None:
         rate = self.speed()["tokens_per_second"]

@@ -104,6 +104,33 @@ class Comparison:
     yardsticks: dict
     timed: dict
 
+    @property
+    def task(self) -> dict | None:
+        """plan.json's task: kind, size, tests, chance; None for text."""
+        return self.plan.get("task")
+
+    @property
+    def headline(self) -> str:
+        """Path of the figure by which arms are ordered."""
+        return "test.same.accuracy" if self.task else "test.window.bits_per_byte"
+
+    @property
+    def cells(self) -> dict[str, list[str]]:
+        """Cell -> its arms; one cell named "" where arms are not repeated."""
+        cells = {}
+        for arm, facts in self.plan["arms"].items():
+            cells.setdefault(facts.get("cell") or "", []).append(arm)
+        return cells
+
+    @property
+    def shown(self) -> str:
+        """The cell whose curves are drawn: the reference, or the last."""
+        return self.plan.get("reference") or list(self.cells)[-1]
+
+    def base(self, arm: str) -> str:
+        """Name of an arm without its cell."""
+        return self.plan["arms"][arm].get("base", arm)
+
     def runs(self, match: str, arm: str) -> list[dict]:
         """The plan's runs of an arm that enter a verdict, by seed."""
         runs = [r for r in _final(self.plan) if (r["match"], r["arm"]) == (match, arm)]
@@ -127,8 +154,12 @@ class Comparison:
 
 
 def read_comparison(folder: Path) -> Comparison:
-    """Everything below a comparison's folder; plan.json must be there."""
+    """Everything below a comparison's folder; plan.json must be there.
+
+    A ValueError where arms had unequal chances: see `_refuse_unequal`.
+    """
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    _refuse_unequal(plan)
     ledger_path = folder / "ledger.jsonl"
     ledger = read_lines(ledger_path) if ledger_path.exists() else []
     attempts = {row["run"]: row for row in ledger}
@@ -168,6 +199,31 @@ def read_comparison(folder: Path) -> Comparison:
 
 def _final(plan: dict) -> list[dict]:
     return [run for run in plan["runs"] if not run["tuning"]]
+
+
+def _refuse_unequal(plan: dict) -> None:
+    """ValueError if arms under one match were tuned or run unequally often.
+
+    Not judged before the last runs are planned: tuning may still go on.
+    """
+    once = plan.get("tune") == "once" and plan.get("reference")
+    for match in plan["matches"]:
+        seeds, grids = {}, {}
+        for arm, facts in plan["arms"].items():
+            place = (match["name"], arm)
+            runs = [r for r in plan["runs"] if (r["match"], r["arm"]) == place]
+            last = sorted({r["seed"] for r in runs if not r["tuning"]})
+            seeds[arm] = "seeds " + ", ".join(map(str, last)) if last else "no seeds"
+            if not once or facts.get("cell") == plan["reference"]:
+                tuned = [r for r in runs if r["tuning"]]
+                rates, tried = ({r[key] for r in tuned} for key in ("lr", "seed"))
+                grids[arm] = f"{len(rates)} rates x {len(tried)} seeds"
+                if len(tuned) != len(rates) * len(tried):
+                    grids[arm] += f" in {len(tuned)} runs"
+        for what, told in (("seeds", seeds), ("grid", grids)):
+            if set(seeds.values()) != {"no seeds"} and len(set(told.values())) > 1:
+                listed = "; ".join(f"{arm} {text}" for arm, text in told.items())
+                raise ValueError(f"unequal {what}, equal {match['name']}: {listed}")
 
 
 def _reason(result: dict | None, attempt: dict | None) -> str:

@@ -75,12 +75,13 @@ class Rows:
 
     def validation(self, step: int, result: dict) -> None:
         """Writes the row of an EVAL, unless there is one of this step."""
-        values = {name: result[name] for name in ("nats_per_token", "bits_per_byte")}
+        names = ("nats_per_token", "bits_per_byte", "accuracy")
+        values = {name: result[name] for name in names if name in result}
         with shield():
             if step not in self.validated:
                 self._append("validation", step, values)
                 self.validated.add(step)
-        self._progress.validated(result["bits_per_byte"])
+        self._progress.validated(values)
 
     def _append(self, kind: str, step: int, values: dict, **more) -> None:
         row = {"kind": kind, "step": step, "tokens": step * self._tokens}

@@ -59,9 +59,9 @@ class Verdict:
     @property
     def numbers(self) -> str:
         """The finding, its p-values and the seeds that would decide it."""
-        if self.p is None:
-            return self.finding
-        text = f"{self.finding}; p = {self.p:.2g}, adjusted {self.p_adjusted:.2g}"
+        text = self.finding
+        if self.p is not None:
+            text += f"; p = {self.p:.2g}, adjusted {self.p_adjusted:.2g}"
         return f"{text}; {self.seeds} seeds would decide it" if self.seeds else text
 
     @property
@@ -218,8 +218,9 @@ class beats(Criterion):
 class Threshold(Criterion):
     """Base of claims on outcomes that jump: no p-value, all seeds meet it or all miss.
 
-    Each arm (None: every arm) needs `SEEDS_FOR_THRESHOLD` seeds. Reproduced: every seed
-    of every arm meets it; not reproduced: every seed of some arm misses it.
+    Each arm (None: every arm; a name without its cell: in every cell) needs
+    `SEEDS_FOR_THRESHOLD` seeds. Reproduced: every seed of every arm meets it; not
+    reproduced: every seed of some arm misses it.
     """
 
     tested: ClassVar[bool] = False
@@ -230,7 +231,10 @@ class Threshold(Criterion):
     arm: str | None = None
 
     def arms(self, table):
-        return list(table.results) if self.arm is None else [self.arm]
+        if self.arm is None:
+            return list(table.results)
+        cells = [arm for arm in table.results if arm.startswith(f"{self.arm}@")]
+        return cells or [self.arm]
 
     def measure(self, table):
         met, counts = {}, []
@@ -243,10 +247,12 @@ class Threshold(Criterion):
         finding = f"{stated} is met by {', '.join(counts)}"
         n = min(len(m) for m in met.values())
         if n < SEEDS_FOR_THRESHOLD:
-            return Verdict(f"{finding}; {SEEDS_FOR_THRESHOLD} seeds are needed", n=n)
-        failed = any(not any(m) for m in met.values())
-        holds = True if all(all(m) for m in met.values()) else None
-        return Verdict(finding, False if failed else holds, n=n)
+            return Verdict(finding, n=n, seeds=str(SEEDS_FOR_THRESHOLD))
+        if any(not any(m) for m in met.values()):
+            return Verdict(finding, False, n=n)
+        if all(all(m) for m in met.values()):
+            return Verdict(finding, True, n=n)
+        return Verdict(f"{finding}; the seeds disagree: more of them will too", n=n)
 
 
 @dataclass(frozen=True)

@@ -168,3 +168,10 @@ def forward(model, params, batch, state):
         {"params": params}, batch.tokens, batch.seq, state
     )
     return loss.nats(logits_BxTxV, batch.targets) * batch.weights, state
+
+
+def scores(model, params, batch, state):
+    """(nats, whether the likeliest token is the target), [B, T], of a batch."""
+    logits_BxTxV, _ = model.apply({"params": params}, batch.tokens, batch.seq, state)
+    nats_BxT = loss.nats(logits_BxTxV, batch.targets)
+    return nats_BxT, jnp.argmax(logits_BxTxV, -1) == batch.targets

@@ -15,7 +15,7 @@ from lm.card import Card
 from lm.checkpoint import Checkpoints
 from lm.claim import check_checkpoint, claim, same_data
 from lm.config import ConfigError
-from lm.data import TRAIN_BATCHES, prepare
+from lm.data import Synthetic, prepare, train_batches
 from lm.profile import NO_STEPS, Trace, check_steps
 from lm.program import Program, program
 from lm.progress import Progress
@@ -65,9 +65,7 @@ def _run(
     corpus = prepare(config.data)
     manifest = same_data(config, corpus, workdir, checkpoints.latest() or 0)
     batch_tokens, context = config.train.batch_tokens, config.data.context
-    batches = TRAIN_BATCHES[config.train.state](
-        corpus, context, batch_tokens // context, config.seed
-    )
+    batches = train_batches(corpus, config)
     durations = configs.durations(config, batches.steps_per_epoch)
     steps = durations.steps
     check_steps(profile, steps)
@@ -88,13 +86,22 @@ def _run(
     def save(write) -> None:
         write(step, state, meta | {"seconds": progress.seconds()})
 
-    def validate() -> dict:
-        """EVAL of the validation text; a sample, and then the row, for good."""
+    def judge(split: str, most: int | None = None) -> dict:
+        """{protocol: EVAL} of a split, by the first `most` of its protocols."""
         params = averages.evaluated(config, state)
-        result = evaluate.window(model, params, corpus, "validation", config)
+        chosen = list(evaluate.protocols(corpus, split).items())[:most]
+        return {
+            name: protocol(model, params, corpus, split, config)
+            for name, protocol in chosen
+        }
+
+    def validate(most: int | None = None) -> dict:
+        """judge() of the validation split; a sample, and then the row, for good."""
+        results = judge("validation", most)
+        params = averages.evaluated(config, state)
         _sample(model, params, corpus, config, workdir, step)
-        rows.validation(step, result)
-        return result
+        rows.validation(step, next(iter(results.values())))
+        return results
 
     trace = Trace(profile, workdir / "profile")
     step, state = 0, None
@@ -112,7 +119,7 @@ def _run(
             if step and step % durations.eval_every == 0 and step not in rows.validated:
                 rows.write()
                 with progress.apart():
-                    validate()
+                    validate(most=1)
             # What is on disk at a checkpoint is all that led to it.
             if step and step % durations.checkpoint_every == 0:
                 rows.write()
@@ -132,16 +139,12 @@ def _run(
         speed = progress.speed()
         save(checkpoints.ensure)
         with progress.apart():
-            params = averages.evaluated(config, state)
             outcome = {
                 "status": "done",
                 "step": step,
                 "diverged_at": None,
-                "validation": {"window": validate()},
-                "test": {
-                    name: protocol(model, params, corpus, "test", config)
-                    for name, protocol in evaluate.PROTOCOLS.items()
-                },
+                "validation": validate(),
+                "test": judge("test"),
             }
     except Diverged as error:
         speed = progress.speed()
@@ -220,8 +223,8 @@ def _start(
 
 
 def _sample(model, params, corpus, config, workdir: Path, step: int) -> None:
-    """Writes samples/STEP.txt."""
-    if config.run.sample_tokens:
+    """Writes samples/STEP.txt; a task has no text to go on with."""
+    if config.run.sample_tokens and not isinstance(corpus, Synthetic):
         path = workdir / "samples" / f"{step}.txt"
         path.parent.mkdir(exist_ok=True)
         text = generate.sample(model, params, corpus, config)

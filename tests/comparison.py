@@ -54,6 +54,100 @@ def make(folder: Path, seeds=(0, 1, 2), matches=("params",)) -> Path:
     return folder
 
 
+TASK = {
+    "kind": "parity",
+    "size": "length",
+    "tests": {"same": 20, "x2": 40, "x4": 80},
+    "chance": {"same": 0.5, "x2": 0.5, "x4": 0.5},
+}
+ALONE = {k: {"same": v["same"]} if type(v) is dict else v for k, v in TASK.items()}
+CELLS = {"d16": {"model.width": 16}, "d32": {"model.width": 32}}
+NATS = "validation.same.nats_per_token"
+
+
+def make_task(folder: Path, seeds=range(5), task=None, cells=None) -> Path:
+    """A comparison on a synthetic task, each arm in each cell (None: no cells)."""
+    rng = np.random.default_rng(1)
+    plan = json.loads((make(folder, seeds=()) / "plan.json").read_text())
+    plan |= {"task": task or TASK, "cells": cells or {}, "tuned_by": NATS}
+    plan |= {"seeds": list(seeds), "experiment": "experiments/parity.py"}
+    plan |= {"reference": max(cells) if cells else None, "tune": "once"}
+    plan["arms"] = {
+        f"{arm}@{cell}" if cell else arm: {"pattern": pattern, "overrides": {}}
+        | ({"base": arm, "cell": cell} if cell else {})
+        for cell in cells or [""]
+        for arm, (_, pattern) in ARMS.items()
+    }
+    best = {arm: {"lr": 0.006, "edge": False} for arm in plan["arms"]}
+    plan["best"], plan["matches"] = {"params": best}, [_match("params")]
+    plan["matches"][0]["fitted"] = {}
+    for number, arm in enumerate(plan["arms"]):
+        for seed in seeds:
+            run = {"id": f"params/{arm}/lr6e-3-seed{seed}", "match": "params"}
+            run |= {"arm": arm, "lr": 0.006, "seed": seed, "tuning": False}
+            run["workdir"] = f"runs/{run['id']}"
+            plan["runs"].append(run)
+            width = 16 * 2 ** (number // len(ARMS))
+            base = plan["arms"][arm].get("base", arm)
+            _write_run(folder / run["workdir"], base, seed, rng)
+            _solve(folder / run["workdir"], base, width, plan["task"], rng)
+    write_json(folder / "plan.json", plan)
+    write_json(folder / "yardsticks.json", {"bits_per_byte": {}})
+    return folder
+
+
+def _solve(workdir: Path, arm: str, width: int, task: dict, rng) -> None:
+    """A text run's files made into those of a run on a task."""
+    result = json.loads((workdir / "result.json").read_text())
+    level = {"attention": 0.6, "lstm": 0.97}.get(arm, 0.8) + 0.02 * math.log2(
+        width / 16
+    )
+
+    def figures(size):
+        drop = {"lstm": 0.01}.get(arm, 0.12) * math.log2(size / 20)
+        share = float(np.clip(level - drop + rng.normal(0, 0.02), 0.45, 1))
+        found = {"protocol": "task", "context": 2 * size, "size": size, "rows": 512}
+        found |= {"tokens": 512 * size, "nats_per_token": 1 - share, "accuracy": share}
+        found |= {"exact": share**4, "by_position": [[0, size - 1, 1 - share]]}
+        return found | {"accuracy_by_position": [[0, size - 1, share]]}
+
+    result["test"] = {test: figures(size) for test, size in task["tests"].items()}
+    result["validation"] = {"same": figures(task["tests"]["same"])}
+    result["data"] = {"source": f"task {task['kind']}", "fingerprint": "abc"}
+    result["data"] |= {"splits": {}, "task": {"kind": task["kind"], "length": 20}}
+    result["config"]["model"]["width"] = width
+    result["count"]["state_bytes"] = result["count"]["state_bytes"] * width // 16
+    write_json(workdir / "result.json", result)
+    rows = []
+    for step in range(25, 401, 25):
+        share = 0.5 + (level - 0.5) * (1 - math.exp(-step / 90)) + rng.normal(0, 0.01)
+        row = {"kind": "validation", "step": step, "tokens": 2048 * step}
+        rows.append(row | {"nats_per_token": 1 - share, "accuracy": share})
+    write_lines(workdir / "metrics.jsonl", rows)
+
+
+def tune(folder: Path, arms, rates, value, match="params") -> None:
+    """Tuning runs of arms at rates, of value(arm, rate); None: diverged."""
+    plan = json.loads((folder / "plan.json").read_text())
+    node, kind, name = plan.get("tuned_by", "validation.window.bits_per_byte").split(
+        "."
+    )
+    for arm in arms:
+        for rate in rates:
+            run = {"id": f"{match}/{arm}/lr{rate:g}-seed1000", "match": match}
+            run |= {"arm": arm, "lr": rate, "seed": 1000, "tuning": True}
+            run["workdir"] = f"runs/{run['id']}"
+            plan["runs"].insert(0, run)
+            found = value(arm, rate)
+            result = {"status": "done", node: {kind: {name: found}}}
+            if found is None:
+                result = {"status": "diverged", "diverged_at": 9}
+            first = next(r for r in plan["runs"] if not r["tuning"] and r["arm"] == arm)
+            copied = json.loads((folder / first["workdir"] / "result.json").read_text())
+            write_json(folder / run["workdir"] / "result.json", copied | result)
+    write_json(folder / "plan.json", plan)
+
+
 def write_json(path: Path, value) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))

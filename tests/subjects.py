@@ -69,6 +69,9 @@ VARIANTS: dict[str, dict] = {
         "decay": "none",
     },
     "mamba_wide": {"kind": "mamba", "expand": 3, "state_width": 5, "dt_rank": 3},
+    "mamba_constant": {"kind": "mamba", "selection": "none"},
+    "mamba_ungated": {"kind": "mamba", "gate": "none"},
+    "mamba_plain": {"kind": "mamba", "selection": "none", "gate": "none"},
     "mamba2_groups": {
         "kind": "mamba2",
         "groups": 2,

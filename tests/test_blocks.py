@@ -60,6 +60,7 @@ class Framed(Mixer):
 
     block: ClassVar[str]
     inner: ClassVar[type[Mixer]] = RGLRU
+    settings: ClassVar[dict] = {}
 
     def make(self, **names):
         kind, fields = BLOCKS[self.block], {"heads": 2}
@@ -68,7 +69,8 @@ class Framed(Mixer):
         )
         mixer = make(width=self.width, parent=None)
         make = functools.partial(make, width=kind.mixer_width(mixer, F - 1))
-        return kind(make, kind.mlps[0], F - 1, "layernorm", 1e-5, True, **names)
+        fields = kind.mlps[0], F - 1, "layernorm", 1e-5, True
+        return kind(make, *fields, **self.settings, **names)
 
     @nn.compact
     def __call__(self, x_BxTxD, seq, state, carry):
@@ -78,11 +80,11 @@ class Framed(Mixer):
         return self.make(parent=None).initial_state(batch, capacity)
 
 
-FRAMED = {
-    name: type(name, (Framed,), {"block": name.removesuffix("_wide")})
-    for name in (*BLOCKS, "xlstm_wide")
-}
-FRAMED["xlstm_wide"].inner = Wide
+FRAMED = {name: type(name, (Framed,), {"block": name}) for name in BLOCKS}
+FRAMED["xlstm_wide"] = type("xlstm_wide", (FRAMED["xlstm"],), {"inner": Wide})
+FRAMED["shared_conv"] = type(
+    "shared_conv", (FRAMED["shared"],), {"settings": {"conv_width": 3}}
+)
 CHECKS = [
     *("causality", "steps", "splits", "documents", "precision"),
     *("stability", "growth", "isolation"),
@@ -103,8 +105,9 @@ def model_of(monkeypatch):
 
     def make(name, depth=2, pattern=("rglru",), **changes):
         pattern = ("wide",) if name == "xlstm_wide" else pattern
-        block = name.removesuffix("_wide")
+        block = FRAMED[name].block
         fields = {"block": block, "mlp": BLOCKS[block].mlps[0], "bias": True}
+        fields |= FRAMED[name].settings
         return language_model(pattern, depth, **fields | changes)[0]
 
     return make
@@ -144,7 +147,16 @@ def test_remat_and_the_loop_over_layers_change_nothing(model_of, name):
 
 @pytest.mark.parametrize("name", FRAMED)
 def test_decoding_is_the_full_forward(model_of, name):
-    model = model_of(name, 3, ("rglru", "lstm"))
+    decodes(model_of(name, 3, ("rglru", "lstm")))
+
+
+def test_a_convolution_goes_before_mixers_with_a_cache_a_carry_and_one_of_their_own():
+    pattern = ("attention", "rwkv7", "hgrn", "mamba", "window")
+    decodes(language_model(pattern, conv_width=3)[0])
+
+
+def decodes(model):
+    """A prefill and single steps from its state give the logits of one call."""
     params = moved(initial(model))
     want, _ = apply(model, params, tokens(), sequence.full(ROWS, LENGTH))
     unrolled, leaves = model.unrolled(), model.unstack(params)
@@ -170,6 +182,57 @@ def test_a_token_is_shifted_inside_its_document_alone():
         same(buffer[b], last)
     one = np.concatenate([0 * x[:1, :1], x[:1, :-1]], 1)
     same(conv.shift(x[:1], start[:1], sequence.full(1, T))[0], one)
+
+
+def test_a_model_without_a_convolution_is_inside_one_with():
+    """Bitwise: its parameters, and its outputs where the kernels are zeros."""
+    model = lambda **changes: language_model(("attention", "gru"), 3, **changes)[0]
+    bare, model = model(), model(conv_width=3)
+    params, more = bare.unstack(initial(bare)), model.unstack(initial(model))
+    blocks = [f"prefix_block_{j}" for j in range(3)]
+    kernels = [more[name].pop("conv_kernel") for name in blocks]
+    same(more, params)
+
+    def run(model, params):
+        seq = sequence.full(ROWS, LENGTH)
+        return apply(model.unrolled(), params, tokens(), seq, LENGTH)
+
+    def convolved(scale):
+        added = {
+            name: more[name] | {"conv_kernel": scale * kernel}
+            for name, kernel in zip(blocks, kernels, strict=True)
+        }
+        return run(model, more | added)
+
+    want, state = run(bare, params)
+    got, states = convolved(0)
+    same(got, want)
+    same([block["mixer"] for block in states["prefix"]], list(state["prefix"]))
+    assert np.abs(convolved(1)[0] - want).max() > 0.01
+    for kernel in kernels:
+        assert kernel.shape == (3, WIDTH)
+        assert 0.5 < np.abs(kernel).max() <= 3**-0.5
+    more = count.state_bytes(model, 64) - count.state_bytes(bare, 64)
+    assert more == 3 * 2 * WIDTH * 4
+    token = model.context_flops(64) - bare.context_flops(64)
+    assert token == 64 * 3 * 2 * 3 * WIDTH
+
+
+def test_a_convolution_adds_to_what_the_mixer_reads():
+    """h + conv(h) by hand, from the normalised input on."""
+    kind, seq = FRAMED["shared_conv"](D, LAYERS, jnp.float32), sequence.full(B, T)
+    x, key = values(B, T, D), jax.random.key(0)
+    start = kind.initial_state(B, 0)
+    params = kind.init(key, x, seq._replace(key=key), start, {})["params"]["inner"]
+    params |= {"mlp": jax.tree.map(jnp.zeros_like, params["mlp"])}
+    y, state, _ = kind.apply({"params": {"inner": params}}, x, seq, start, {})
+    h = np.asarray((x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True))
+    before = np.concatenate([np.zeros((B, 2, D)), h], 1)
+    read = h + sum(before[:, i : i + T] * params["conv_kernel"][i] for i in range(3))
+    mixer = RGLRU(D, LAYERS, jnp.float32, heads=2)
+    variables = {"params": params["mixer"]}
+    want, mixed, _ = mixer.apply(variables, read, seq, start["mixer"], {})
+    close((y, state), (x + want, {"mixer": mixed, "conv": h[:, -2:]}), 1e-4)
 
 
 def agree(run, reference, named, ours, *inputs) -> None:
@@ -484,6 +547,13 @@ def test_unrunnable_blocks_are_turned_down_by_name():
         ({"block": "rwkv"}, "model.mlp='swiglu' has no place in model.block='rwkv'"),
         ({"block": "xlstm"}, "add --config.model.mlp=geglu"),
         ({"block": "parallel", "mlp": "none"}, "add --config.model.mlp=swiglu"),
+        ({"conv_width": 0}, "model.conv_width=0 must be at least 1"),
+        (
+            {"block": "parallel", "conv_width": 3},
+            "model.conv_width=3 has no place in model.block='parallel'; add "
+            "--config.model.conv_width=1",
+        ),
+        ({"block": "xlstm", "mlp": "geglu", "conv_width": 2}, "conv_width=2 has no"),
     ):
         with pytest.raises(ConfigError, match=re.escape(words)):
             language_model(("gru",), **changes)

@@ -96,9 +96,23 @@ def test_model_flops_of_recurrences():
     pointwise = D * (2 + 2 * 4)
     rglru = T * (products + pointwise)
     assert count.forward_flops(plain("rglru"), T) == rglru
+    mixer = plain("mamba").mixer("mamba")
+    F, N, R = mixer.expand * D, mixer.state_width, -(-D // 16)
+    products = 2 * (D * 2 * F + F * (R + 2 * N) + R * F + F * D + D * V)
+    state = N * (2 + 2 + 2)  # dt A and B (dt x); h; y = C h
+    mamba = T * (products + F * (state + 2 * mixer.conv_width))
+    assert count.forward_flops(plain("mamba"), T) == mamba
     assert count.decode_flops(plain("lstm"), 9) == lstm / T
     assert count.decode_flops(plain("rglru"), 9) == rglru / T
     assert isinstance(count.decode_flops(plain("rglru"), 9), int)
+
+
+def test_model_flops_of_a_convolution_before_each_mixer():
+    T, layers = 30, 5
+    bare, model = (language_model(HYBRID, layers, conv_width=n)[0] for n in (1, 3))
+    more = count.forward_flops(model, T) - count.forward_flops(bare, T)
+    assert more == T * layers * 2 * 3 * D
+    assert count.decode_flops(model, 9) - count.decode_flops(bare, 9) == more / T
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])

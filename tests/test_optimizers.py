@@ -118,12 +118,12 @@ def test_an_update_of_muon_has_singular_values_near_one_and_the_rms_of_adam():
 # What Muon leaves to Adam, and what it orthogonalises, of all that is registered.
 NAMES = {
     "vector": """
-        embedding positions_embedding head_kernel scale bias A_log D decay conv_kernel
-        conv_bias dt_bias gates_bias candidate_bias beta/kernel decay_gate/kernel
-        gates/kernel score_kernel sink_bias norm_scale norm_bias mix_scale bonus_scale
-        kappa_scale rate_scale skip_scale shift_scale lower_bounds_N input_gate_bias
-        recurrence_gate_bias key_map_bias query_map_bias decay_lora_bias
-        rate_lora_bias value_lora_bias
+        embedding positions_embedding head_kernel scale bias A_log B C D decay
+        conv_kernel conv_bias dt_bias gates_bias candidate_bias beta/kernel
+        decay_gate/kernel gates/kernel score_kernel sink_bias norm_scale norm_bias
+        mix_scale bonus_scale kappa_scale rate_scale skip_scale shift_scale
+        lower_bounds_N input_gate_bias recurrence_gate_bias key_map_bias query_map_bias
+        decay_lora_bias rate_lora_bias value_lora_bias
     """,
     "matrix": """
         input/kernel output/kernel recurrent_kernel qkv/kernel query/kernel key/kernel
@@ -140,6 +140,7 @@ KINDS = {name: kind for kind, names in NAMES.items() for name in names.split()}
 BLOCKS = (
     ("attention", dict(block="parallel", mlp="gelu", bias=True, position="learned")),
     ("attention", dict(block="rwkv", mlp="none", bias=True, tied=False)),
+    ("attention", dict(conv_width=3)),
     ("mlstm_conv", dict(block="xlstm", mlp="geglu", bias=True, norm="layernorm")),
 )
 

@@ -40,7 +40,7 @@ def run(clock, steps: int, every: int, first: int = 0) -> Progress:
         if step % every == 0:
             with shown.apart():
                 clock.now += 60
-                shown.validated(2 + step / 1000)
+                shown.validated({"bits_per_byte": 2 + step / 1000})
     return shown
 
 

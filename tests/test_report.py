@@ -1,7 +1,9 @@
 """The report says what the files say, and what is missing; text is escaped."""
 
 import csv
+import itertools
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -12,10 +14,21 @@ import pytest
 from lm import report
 from lm.errors import ConfigError
 from lm.intervals import mean_interval
-from lm.report import index, labels, plots
+from lm.report import index, labels, plots, tuning
 from lm.results import read_comparison, read_rows
 from lm.stats import Claim, beats, equal, lower
-from tests.comparison import ARMS, YARDSTICKS, make, write_json, write_lines
+from tests.comparison import (
+    ALONE,
+    ARMS,
+    CELLS,
+    TASK,
+    YARDSTICKS,
+    make,
+    make_task,
+    tune,
+    write_json,
+    write_lines,
+)
 
 CLAIMS = (
     Claim("The LSTM is below attention", lower("lstm", "attention"), "2.1 against 2.3"),
@@ -325,17 +338,184 @@ def test_runs_on_unlike_devices_or_data_are_a_warning(folder):
     assert "different data: abc, xyz." in text_of(folder)
 
 
-def test_tuning_runs_enter_no_figure_but_the_table(folder):
+def test_tuning_runs_enter_no_figure_but_their_own(folder):
     before = text_of(folder)
-    plan = json.loads((folder / "plan.json").read_text())
-    workdir = "runs/params/lstm/lr6e-3-seed1000"
-    shutil.copytree(folder / "runs/params/lstm/lr6e-3-seed0", folder / workdir)
-    run = {"id": "t", "match": "params", "arm": "lstm", "lr": 0.006, "seed": 1000}
-    plan["runs"].append(run | {"tuning": True, "workdir": workdir})
-    write_json(folder / "plan.json", plan)
+    tune(folder, ARMS, [0.006], lambda arm, rate: 9.0)
     report.write(folder, CLAIMS)
-    assert text_of(folder) == before
-    assert "runs/params/lstm/lr6e-3-seed1000" in (folder / "table.csv").read_text()
+    text = text_of(folder)
+    start = text.index("### How the learning rates were chosen")
+    stop = text.index("## What was held equal")
+    assert text[:start] + text[stop:] == before
+    assert re.findall(r"figures/params-(\w+)", text[start:stop]) == ["rates", "best_of"]
+    assert "runs/params/lstm/lr0.006-seed1000" in (folder / "table.csv").read_text()
+
+
+@pytest.mark.parametrize("values", [[3.0, 1.0, 2.0, 5.0, 1.5], [2.0, math.inf, 1.0]])
+def test_expected_best_is_the_mean_over_all_subsets(values):
+    for n, best in enumerate(tuning.expected_best(values), 1):
+        least = [min(subset) for subset in itertools.combinations(values, n)]
+        assert best == pytest.approx(np.mean(least))
+
+
+def test_a_rung_is_the_mean_of_its_seeds_and_infinite_if_one_was_lost(folder):
+    tune(folder, ["lstm"], [0.1, 0.2], lambda arm, rate: 1.0 if rate < 0.2 else None)
+    tune(folder, ["lstm"], [0.3, 0.4], lambda arm, rate: 10 * rate)
+    plan = json.loads((folder / "plan.json").read_text())
+    for run in plan["runs"]:  # 0.3 becomes a second seed of 0.4
+        if run["lr"] == 0.3:
+            run |= {"lr": 0.4, "seed": 1001}
+    plan["runs"] = [run for run in plan["runs"] if run["tuning"]]
+    path = "runs/params/lstm/lr0.5-seed1000"
+    waiting = {"id": "w", "lr": 0.5, "workdir": path}
+    plan["runs"].append(plan["runs"][0] | waiting)
+    write_json(folder / "plan.json", plan)
+    held = tuning.rungs(read_comparison(folder), "params", "lstm")
+    assert held == {0.1: 1.0, 0.2: math.inf, 0.4: pytest.approx(3.5)}
+
+
+def test_unequal_grids_and_seeds_are_refused_by_name(folder):
+    plan = json.loads((folder / "plan.json").read_text())
+    write_json(folder / "plan.json", plan | {"runs": plan["runs"][:-1]})
+    with pytest.raises(ValueError, match=r"unequal seeds.*rglru\+window seeds 0, 1$"):
+        read_comparison(folder)
+    write_json(folder / "plan.json", plan)
+    tune(folder, ARMS, [0.001, 0.002], lambda arm, rate: rate)
+    read_comparison(folder)
+    tune(folder, ["lstm"], [0.004], lambda arm, rate: rate)
+    with pytest.raises(ValueError, match="unequal grid.*attention 2.*lstm 3 rates"):
+        read_comparison(folder)
+
+
+def test_grids_of_a_comparison_that_still_tunes_are_not_judged(folder):
+    plan = json.loads((folder / "plan.json").read_text())
+    tune(folder, ["lstm"], [0.001], lambda arm, rate: rate)
+    runs = json.loads((folder / "plan.json").read_text())["runs"]
+    write_json(folder / "plan.json", plan | {"runs": [r for r in runs if r["tuning"]]})
+    read_comparison(folder)
+
+
+@pytest.fixture(scope="module")
+def parity(tmp_path_factory):
+    """A finished comparison on a task, over cells, tuned in one of them."""
+    folder = make_task(tmp_path_factory.mktemp("parity"), cells=CELLS)
+    arms = [f"{arm}@d32" for arm in ARMS]
+    tune(folder, arms, [1e-3, 2e-3, 4e-3], lambda arm, rate: None if rate > 3e-3 else 1)
+    report.write(folder)
+    return folder
+
+
+def pictures_of(folder):
+    names = re.findall(r"\]\(figures/params-(.*?)\.png\)", text_of(folder))
+    for name in names:
+        path = folder / f"figures/params-{name}.png"
+        assert path.read_bytes().startswith(b"\x89PNG")
+    return names
+
+
+def test_task_table_has_interval_and_range_of_seeds_for_each_test(parity):
+    text = text_of(parity)
+    plan = json.loads((parity / "plan.json").read_text())
+    for arm in plan["arms"]:
+        paths = (parity / "runs/params" / arm).glob("lr6e-3-*/result.json")
+        found = [json.loads(path.read_text())["test"] for path in paths]
+        columns = [(test, "accuracy") for test in TASK["tests"]] + [("same", "exact")]
+        for cell, (test, key) in enumerate(columns, 1):
+            shares = [result[test][key] for result in found]
+            mean, low, high, _ = mean_interval(shares)
+            assert row_of(text, arm)[cell] == (
+                f"{mean:.3f} ({max(low, 0):.3f} to {min(high, 1):.3f}) "
+                f"seeds {min(shares):.3f} to {max(shares):.3f}"
+            )
+    assert row_of(text, "chance") == ["chance", *["0.500"] * 3, *["–"] * 3]
+
+
+def test_exact_has_no_column_where_it_is_accuracy(tmp_path):
+    folder = make_task(tmp_path, seeds=(0, 1), task=ALONE)
+    for path in folder.glob("runs/**/result.json"):
+        result = json.loads(path.read_text())
+        result["test"]["same"]["exact"] = result["test"]["same"]["accuracy"]
+        write_json(path, result)
+    report.write(folder)
+    assert "exact (same)" not in text_of(folder)
+    assert re.fullmatch(
+        r"0\.\d+ \(points 0\.\d+, 0\.\d+\)", row_of(text_of(folder), "lstm")[1]
+    )
+
+
+def test_task_answer_ranks_arms_of_each_cell_by_accuracy(parity):
+    text = text_of(parity)
+    for place in ("d16", "d32"):
+        for test, size in (("same", 20), ("x4", 80)):
+            start = f"At equal params, {place}, best first, accuracy at length {size}"
+            line = next(x for x in text.splitlines() if start in x)
+            assert f"({test}); chance 0.500: lstm 0.9" in line
+            listed = [float(word) for word in re.findall(r"0\.\d+(?=[,.]\s|\.$)", line)]
+            assert listed == sorted(listed, reverse=True) and len(listed) == len(ARMS)
+    assert "bits per byte" not in text and "yardstick" not in text
+    assert "training: 819,200 tokens, each row new" in text
+
+
+def test_task_figures_are_drawn_and_tuning_only_of_the_reference(parity):
+    drawn = ["final", "size", "heat", "cell", "state_accuracy", "tokens"]
+    tuned = ["rates-d32", "best_of-d32"]
+    assert pictures_of(parity) == [*drawn, "state", "costs", *tuned]
+
+
+def test_one_test_without_cells_has_neither_size_nor_cell(tmp_path):
+    report.write(make_task(tmp_path, task=ALONE))
+    drawn = ["final", "state_accuracy", "tokens", "state", "costs"]
+    assert pictures_of(tmp_path) == drawn
+
+
+def test_cells_of_several_keys_have_no_axis(tmp_path):
+    cells = {"a": CELLS["d16"], "b": CELLS["d32"] | {"model.depth": 4}}
+    report.write(make_task(tmp_path, cells=cells))
+    assert "cell" not in pictures_of(tmp_path)
+    assert "b (model.width = 32, model.depth = 4)" in text_of(tmp_path)
+
+
+def test_text_over_cells_is_drawn_at_the_reference(folder):
+    plan = json.loads((folder / "plan.json").read_text())
+    for number, facts in enumerate(plan["arms"].values()):
+        facts |= {"base": f"base{number % 2}", "cell": ("d16", "d32")[number // 2]}
+    write_json(folder / "plan.json", plan | {"cells": CELLS, "reference": "d16"})
+    report.write(folder)
+    assert "At equal params, d16, best first, bits per byte: base1 2" in text_of(folder)
+    assert pictures_of(folder)[:2] == ["final", "tokens"]
+    assert "while training: seeds thin, their mean thick. Cell d16." in text_of(folder)
+
+
+def test_missing_task_run_is_stated_with_its_reason(parity, tmp_path):
+    folder = shutil.copytree(parity, tmp_path / "copy")
+    for path in folder.glob("runs/params/lstm@d16/lr6e-3-seed*/result.json"):
+        path.unlink()
+    path = folder / "runs/params/attention@d16/lr6e-3-seed1/result.json"
+    result = json.loads(path.read_text())
+    write_json(path, result | {"status": "diverged", "diverged_at": 7})
+    report.write(folder)
+    text = text_of(folder)
+    assert row_of(text, "lstm@d16")[1] == "– (not finished)"
+    assert row_of(text, "attention@d16")[1].endswith("; runs missing)")
+    assert "params/attention@d16/lr6e-3-seed1: diverged at step 7." in text
+    assert "heat" in pictures_of(folder)
+    shutil.rmtree(folder / "runs")
+    report.write(folder)
+    assert pictures_of(folder) == []
+
+
+def test_task_csv_has_figures_of_each_test(parity):
+    with open(parity / "table.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["tuning"] == "False"]
+    assert len(rows) == 5 * len(ARMS) * len(CELLS)
+    for row in rows:
+        result = json.loads((parity / row["workdir"] / "result.json").read_text())
+        assert (
+            float(row["validation_same_accuracy"])
+            == (result["validation"]["same"]["accuracy"])
+        )
+        for test in TASK["tests"]:
+            for key in ("accuracy", "exact"):
+                assert float(row[f"test_{test}_{key}"]) == result["test"][test][key]
 
 
 def test_two_runs_of_one_arm_and_seed_are_an_error(folder):

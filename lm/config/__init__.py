@@ -52,12 +52,17 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
         if values.get(key, changes[key]) != changes[key]:
             entry = key.removesuffix("kind")
             values = {k: v for k, v in values.items() if not k.startswith(entry)}
+    kind = f"{schema.TASK}kind"
+    if values.get(kind, changes.get(kind)) != changes.get(kind, values.get(kind)):
+        values = {k: v for k, v in values.items() if not k.startswith(schema.TASK)}
     keys = schema.keys(_read(str(BASE)), values | changes)
     for key in (*values, *changes):
         if key not in keys:
             raise schema.unknown(key, keys, (values | changes)["model.pattern"])
     for key, (_, _, _, default) in keys.items():
-        if key.startswith((ENTRY, schema.PART)):
+        if key.startswith(schema.TESTS):
+            continue  # what a test does not change it has from the task
+        if key.startswith((ENTRY, schema.PART, schema.TASK)):
             values.setdefault(key, default)
         elif key not in values:
             raise ConfigError(f"the config lacks {key}: derive it from configs/base.py")

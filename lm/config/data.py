@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lm.config.schema import PART
+from lm.config.schema import PART, TASK, TESTS
 from lm.errors import ConfigError, choose
 
 # Corpora that read data.path, each with an example.
@@ -24,6 +24,7 @@ def check_data(values: dict[str, Any]) -> None:
     """
     from lm.data.corpora import CORPORA, UNITS
 
+    _check_task(values)
     _check_source("data.", values)
     names = sorted({k.split(".")[2] for k in values if k.startswith(PART)})
     if (values["data.corpus"] == "mixture") != bool(names):
@@ -55,6 +56,47 @@ def check_data(values: dict[str, Any]) -> None:
             f"data.split={split!r} must be three positive fractions with sum 1: "
             "train, validation, test"
         )
+
+
+def _check_task(values: dict[str, Any]) -> None:
+    """Raise for a task that cannot be, or that batches and durations do not suit."""
+    from lm.data import synthetic
+
+    fields: dict[str, Any] = {"tests": {}}
+    for key, value in values.items():
+        if key.startswith(TESTS):
+            _, _, _, name, field = key.split(".")
+            fields["tests"].setdefault(name, {})[field] = value
+        elif key.startswith(TASK):
+            fields[key.removeprefix(TASK)] = value
+    if "kind" not in fields:
+        return
+    if synthetic.SAME in fields["tests"]:
+        raise ConfigError(
+            f"{TESTS}{synthetic.SAME} is training's own: give the test another name"
+        )
+    task = synthetic.tests(fields)[synthetic.SAME]
+    context, rows = values["data.context"], values["train.batch_tokens"]
+    if context != task.context:
+        rows = max(rows // context, 1)
+        raise ConfigError(
+            f"data.context={context}, and a row of {TASK}kind={fields['kind']!r} has "
+            f"{task.context} tokens: add --config.data.context={task.context} "
+            f"--config.train.batch_tokens={rows * task.context}"
+        )
+    if values["train.state"] == "carry":
+        raise ConfigError(
+            f"train.state='carry' goes on with a text, and the rows of {TASK}kind="
+            f"{fields['kind']!r} have nothing to do with each other: take reset"
+        )
+    counted = [k for k, v in values.items() if isinstance(v, str) and "epoch" in v]
+    for key in ("train.duration", "optim.warmup", "optim.decay", "eval.every"):
+        if key in counted and task.examples is None:
+            raise ConfigError(
+                f"{key}={values[key]!r}: rows of {TASK}kind={fields['kind']!r} are "
+                f"new at every step, so there is no epoch; count steps, or set "
+                f"{TASK}examples"
+            )
 
 
 def _check_source(prefix: str, values: dict[str, Any]) -> None:

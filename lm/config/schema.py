@@ -14,8 +14,12 @@ from lm.errors import ConfigError, choose, nearest
 
 ENTRY = "model.mixers."
 PART = "data.mixture."
+TASK = "data.task."
+TESTS = f"{TASK}tests."
 # What a part of data.mixture has of its own, beside its weight; as in data.
 PART_KEYS = ("corpus", "path", "document", "column", "tfds_split", "tfds_dir")
+# Fields of a mixer that are not its keys.
+NO_KEYS = ("width", "layers", "dtype", "parent", "name")
 _NUMBERS = {int: numbers.Integral, float: numbers.Real}
 
 
@@ -47,8 +51,9 @@ def entries(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def keys(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Key]:
-    """Every key of `base`, and of the mixer entries that `values` has or is given."""
+    """Every key of `base`, and of the mixers, parts and task that `values` has."""
     from lm.data.corpora import CORPORA
+    from lm.data.tasks import TASKS
     from lm.mixers import MIXERS
 
     found = {}
@@ -72,18 +77,29 @@ def keys(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Key]:
             found[f"{PART}{name}.corpus"] = found["data.corpus"]._replace(default=name)
     for name, kind in entries(values).items():
         found[f"{ENTRY}{name}.kind"] = Key(str, None, False, kind)
-        hints = typing.get_type_hints(MIXERS[kind])
-        for field in dataclasses.fields(MIXERS[kind]):
-            if field.name in ("width", "layers", "dtype", "parent", "name"):
-                continue
-            hint, optional, item = hints[field.name], False, None
-            if isinstance(hint, types.UnionType):
-                hint, optional = typing.get_args(hint)[0], True
-            if typing.get_origin(hint) is tuple:
-                hint, item = tuple, typing.get_args(hint)[0]
-            found[f"{ENTRY}{name}.{field.name}"] = Key(
-                hint, item, optional, field.default
-            )
+        found |= _fields(MIXERS[kind], f"{ENTRY}{name}.", NO_KEYS)
+    if kind := values.get(f"{TASK}kind"):
+        choose(f"{TASK}kind", kind, TASKS)
+        found[f"{TASK}kind"] = Key(str, None, False, kind)
+        found |= _fields(TASKS[kind], TASK)
+        for name in sorted({k.split(".")[3] for k in values if k.startswith(TESTS)}):
+            prefix = f"{TESTS}{name}."
+            found |= _fields(TASKS[kind], prefix, TASKS[kind].training_only)
+    return found
+
+
+def _fields(kind: type, prefix: str, left_out: tuple[str, ...] = ()) -> dict[str, Key]:
+    """A key for each field of a dataclass."""
+    found, hints = {}, typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in left_out:
+            continue
+        hint, optional, item = hints[field.name], False, None
+        if isinstance(hint, types.UnionType):
+            hint, optional = typing.get_args(hint)[0], True
+        if typing.get_origin(hint) is tuple:
+            hint, item = tuple, typing.get_args(hint)[0]
+        found[prefix + field.name] = Key(hint, item, optional, field.default)
     return found
 
 
@@ -100,6 +116,8 @@ def unknown(key: str, keys: Mapping[str, Key], pattern) -> ConfigError:
     hint = f"; did you mean {near}?" if near else ""
     if key.startswith(ENTRY) and f"{ENTRY}{key.split('.')[2]}.kind" not in keys:
         hint += " (a new entry of model.mixers needs its kind)"
+    if key.startswith(TASK) and f"{TASK}kind" not in keys:
+        hint = f" (the keys of a task follow from {TASK}kind: give it too)"
     return ConfigError(f"unknown key {key}{hint}")
 
 

@@ -12,8 +12,8 @@ from lm.errors import ConfigError, choose
 
 RANGES = (
     (
-        "model.width model.depth model.mlp_width data.context data.max_document "
-        "data.min_count "
+        "model.width model.depth model.conv_width model.mlp_width data.context "
+        "data.max_document data.min_count "
         "data.train_bytes data.eval_bytes train.batch_tokens train.micro_tokens "
         "eval.rows eval.stream_chunk run.keep",
         lambda x: x >= 1,
@@ -107,7 +107,7 @@ def check(values: dict[str, Any]) -> None:
 
 
 def _check_block(values: dict[str, Any]) -> None:
-    """Raise for an MLP that the block has no place for, or a norm in the way of AR."""
+    """Raise for what the block has no place for, or a norm in the way of AR."""
     from lm.blocks import BLOCKS
 
     block, mlp = values["model.block"], values["model.mlp"]
@@ -116,6 +116,12 @@ def _check_block(values: dict[str, Any]) -> None:
         raise ConfigError(
             f"model.mlp={mlp!r} has no place in model.block={block!r}; add "
             f"--config.model.mlp={mlps[0]}"
+        )
+    taps = values["model.conv_width"]
+    if taps != 1 and block != "shared":
+        raise ConfigError(
+            f"model.conv_width={taps} has no place in model.block={block!r}; add "
+            "--config.model.conv_width=1, or take model.block=shared"
         )
     norm = values["model.norm"]
     for key in ("loss.ar", "loss.tar"):
@@ -199,7 +205,7 @@ def _check_batch(values: dict[str, Any]) -> None:
             f"train.micro_tokens={micro} holds no row of data.context={context} "
             f"tokens; take at least {context}"
         )
-    if chunk > context:
+    if chunk > context and "data.task.kind" not in values:
         raise ConfigError(
             f"eval.stream_chunk={chunk} is above data.context={context}; "
             f"take at most {context}"

@@ -1,6 +1,5 @@
 """A comparison's folder as report.md, report.html, table.csv and verdicts.json."""
 
-import csv
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from lm import stats
 from lm.intervals import SEEDS_FOR_INTERVAL
-from lm.report import figures
+from lm.report import figures, summary, table, tasks
 from lm.report.document import (
     Answer,
     Box,
@@ -22,29 +21,8 @@ from lm.report.document import (
     to_html,
     to_markdown,
 )
-from lm.report.summary import beaten, costs, differing, flat, results, summary
+from lm.report.summary import differing, flat
 from lm.results import Comparison, read_comparison
-
-COLUMNS = {  # table.csv: its name -> the path into result.json
-    "params": "count.params",
-    "params_non_embedding": "count.params_non_embedding",
-    "flops_per_token": "count.flops_per_token",
-    "train_flops": "count.train_flops",
-    "state_bytes": "count.state_bytes",
-    "decode_flops_per_token": "count.decode_flops_per_token",
-    "tokens_per_second": "speed.tokens_per_second",
-    "seconds": "speed.seconds",
-    "compile_seconds": "speed.compile_seconds",
-    "device": "machine.device",
-    "validation_window_bits_per_byte": "validation.window.bits_per_byte",
-    "test_window_bits_per_byte": "test.window.bits_per_byte",
-    "test_window_nats_per_token": "test.window.nats_per_token",
-    "test_window_tokens": "test.window.tokens",
-    "test_window_bytes": "test.window.bytes",
-    "test_stream_bits_per_byte": "test.stream.bits_per_byte",
-    "test_stream_cache": "test.stream.cache",
-    "fingerprint": "fingerprint",
-}
 
 
 def write(folder: Path, claims: Sequence[stats.Claim] = ()) -> Path:
@@ -58,7 +36,7 @@ def write(folder: Path, claims: Sequence[stats.Claim] = ()) -> Path:
     (folder / "report.md").write_text(to_markdown(parts), encoding="utf-8")
     page = to_html(comparison.plan["question"], parts)
     (folder / "report.html").write_text(page, encoding="utf-8")
-    _write_table(comparison)
+    table.write(comparison)
     _write_verdicts(comparison, judged)
     return folder / "report.html"
 
@@ -68,23 +46,20 @@ def _parts(c: Comparison, judged) -> list:
     parts = [Heading(1, plan["question"]), Text(_source(plan)), _answer(c, judged)]
     if warnings := _warnings(c):
         parts.append(Warnings(warnings))
-    for match, table in c.tables.items():
-        parts += [Heading(2, f"Results at equal {match}"), results(c, match)]
-        parts += [Text(LEGEND), costs(c, match)]
-        parts.append(Pictures(figures.draw(c, match, table)))
+    for match, judged_on in c.tables.items():
+        shown = tasks if c.task else summary
+        parts += [Heading(2, f"Results at equal {match}"), shown.results(c, match)]
+        parts += [Text(shown.LEGEND), summary.costs(c, match)]
+        parts.append(Pictures(figures.draw(c, match, judged_on)))
+        if pictures := figures.draw_tuning(c, match):
+            parts += [Heading(3, TUNING), Pictures(pictures)]
     parts += [Heading(2, "What was held equal"), *_controls(c)]
     parts += [Heading(2, "Machine and data"), Bullets(_circumstances(c))]
     samples = [s for arm in plan["arms"] for s in _sample(c, arm)]
     return parts + ([Heading(2, "A sample of each arm"), *samples] if samples else [])
 
 
-LEGEND = (
-    "Bits per byte of the test text, lower is better: mean over seeds with its 95 % t "
-    "interval. Window: state reset at each window, the headline. Stream: state, or a "
-    "cache, carried. Over text: 95 % bootstrap interval over blocks of text, seeds "
-    "averaged. An arm beats a yardstick (yes) if its whole interval is below, does "
-    "not (no) if none of it is, else it is unclear. FLOPs are model FLOPs."
-)
+TUNING = "How the learning rates were chosen"
 
 
 def _source(plan: dict) -> str:
@@ -104,12 +79,11 @@ def _answer(c: Comparison, judged) -> Box:
         parts.append(Text("No claim was stated: figures only."))
     lines = []
     for match in c.tables:
-        means = {arm: summary(c, match, arm, "window") for arm in c.plan["arms"]}
-        order = sorted((m.mean, arm) for arm, (m, _, _) in means.items() if m)
-        if order:
-            listed = ", ".join(f"{arm} {mean:.3f}" for mean, arm in order)
-            lines.append(f"At equal {match}, best first, bits per byte: {listed}.")
-        lines += beaten(c, match)
+        if c.task:
+            lines += tasks.rankings(c, match)
+        else:
+            lines += summary.ranking(c, match, c.headline, "bits per byte")
+        lines += summary.beaten(c, match)
     return Box(parts + ([Bullets(lines)] if lines else []))
 
 
@@ -117,8 +91,8 @@ def _warnings(c: Comparison) -> list[str]:
     plan, lines = c.plan, []
     if plan.get("rate_note"):
         lines.append(f"Learning rate: {plan['rate_note']}.")
-    for match, table in c.tables.items():
-        if edge := ", ".join(sorted(table.edge)):
+    for match in c.tables:
+        if edge := ", ".join(sorted(c.tables[match].edge)):
             lines.append(
                 f"Equal {match}: the best learning rate of {edge} lies on the edge of "
                 "the grid; claims on it are withheld."
@@ -127,7 +101,7 @@ def _warnings(c: Comparison) -> list[str]:
         done = len(plan["runs"]) - len(c.reasons)
         lines.append(f"{done} of {len(plan['runs'])} runs are finished.")
         lines += [f"Run {name}: {reason}." for name, reason in c.reasons.items()]
-    if not c.yardsticks["bits_per_byte"]:
+    if not c.task and not c.yardsticks["bits_per_byte"]:
         lines.append("The yardsticks are not measured yet.")
     if len(plan["seeds"]) < SEEDS_FOR_INTERVAL:
         lines.append(f"{len(plan['seeds'])} seeds: points are shown, no interval.")
@@ -149,7 +123,7 @@ def _controls(c: Comparison) -> list:
     may = f"Arms may differ in {axes}, and in the key that a match fits."
     if c.plan["kind"] == "recipes":
         may = "A comparison of recipes: arms may differ in any key; those are listed."
-    parts = [Text(may)]
+    parts = [Text(may), *_cells(c.plan)]
     rows = [
         [
             f"{m['quantity']}, {arm}",
@@ -171,6 +145,20 @@ def _controls(c: Comparison) -> list:
     return parts
 
 
+def _cells(plan: dict) -> list[Text]:
+    """What the arms are repeated over."""
+    if not plan.get("cells"):
+        return []
+    told = [
+        f"{name} ({', '.join(f'{key} = {value}' for key, value in cell.items())})"
+        for name, cell in plan["cells"].items()
+    ]
+    text = f"Each arm is repeated over the cells {', '.join(told)}."
+    if plan.get("reference") and plan.get("tune") == "once":
+        text += f" Its learning rate was chosen in {plan['reference']}."
+    return [Text(text)]
+
+
 def _circumstances(c: Comparison) -> list[str]:
     lines = []
     for result in list(c.results.values())[:1]:
@@ -186,14 +174,23 @@ def _circumstances(c: Comparison) -> list[str]:
             f"yardsticks: {size:,} training bytes, the models' own; "
             f"{c.yardsticks['heldout_bytes']:,} held-out bytes"
         )
-        for result in list(c.results.values())[:1]:
-            tokens = result["step"] * result["config"]["train"]["batch_tokens"]
-            start, stop = result["data"]["splits"]["train"]
-            lines.append(
-                f"training: {tokens:,} tokens, {tokens / (stop - start):.2f} times "
-                f"the {stop - start:,} of the training text"
-            )
+    lines += [_training(result) for result in list(c.results.values())[:1]]
     return lines
+
+
+def _training(result: dict) -> str:
+    """How much a run read, and how often it read the same."""
+    tokens = result["step"] * result["config"]["train"]["batch_tokens"]
+    task = result["data"].get("task")
+    if task is not None:
+        rows = task.get("examples")
+        text = f"of {rows:,} distinct rows" if rows else "each row new"
+        return f"training: {tokens:,} tokens, {text}"
+    start, stop = result["data"]["splits"]["train"]
+    return (
+        f"training: {tokens:,} tokens, {tokens / (stop - start):.2f} times "
+        f"the {stop - start:,} of the training text"
+    )
 
 
 def _sample(c: Comparison, arm: str) -> list[Sample]:
@@ -206,26 +203,6 @@ def _sample(c: Comparison, arm: str) -> list[Sample]:
                 title = f"{arm}, seed {run['seed']}, step {int(last.stem):,}"
                 return [Sample(title, text)]
     return []
-
-
-def _write_table(c: Comparison) -> None:
-    """table.csv: one row per run; an empty cell where a run has no figure."""
-    fixed = ["run", "match", "arm", "seed", "lr", "edge", "tuning", "status", "reason"]
-    fixed.append("timed_tokens_per_second")
-    with open(c.folder / "table.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*fixed, *COLUMNS, "workdir"])
-        for run in c.plan["runs"]:
-            result = c.results.get(run["id"], {})
-            edge = c.best(run["match"], run["arm"]).get("edge", "")
-            status = result.get("status", "missing")
-            row = [run["id"], run["match"], run["arm"], run["seed"], run["lr"], edge]
-            row += [run["tuning"], status, c.reasons.get(run["id"], "")]
-            timed = c.timed.get(run["match"], {}).get(run["arm"], {})
-            row.append(timed.get("tokens_per_second", ""))
-            leaves = flat(result)
-            row += [leaves.get(path, "") for path in COLUMNS.values()]
-            writer.writerow([*row, run["workdir"]])
 
 
 def _write_verdicts(c: Comparison, judged) -> None:

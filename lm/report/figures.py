@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from lm.intervals import mean_interval
-from lm.report import plots
+from lm.report import plots, tasks, tuning
 from lm.report.document import Picture
 from lm.report.plots import Curve
 from lm.results import Comparison, Table
@@ -20,51 +20,42 @@ COSTS = {
 
 def draw(c: Comparison, match: str, table: Table) -> list[Picture]:
     """Figures of one matching, also written to figures/MATCH-NAME.png."""
-    style = plots.styles(c.plan["arms"])
-    columns = {arm: table.column(arm, "test.window.bits_per_byte") for arm in style}
-    seeds = {arm: list(values.values()) for arm, (values, _) in columns.items()}
-    means = {a: None if columns[a][1] else mean_interval(seeds[a]) for a in style}
-    tokens, flops = _curves(c, match, style)
-    drawn = {
-        "final": (
-            plots.final(means, seeds, table.yardsticks, style, f"test {BITS} (window)"),
-            "Test bits per byte: mean and 95 % t interval over seeds (filled), every "
-            "seed (open), yardsticks (dashed). Lower is better.",
+    style = _styles(c)
+    drawn = tasks.drawn(c, match, style) if c.task else _text(c, match, table, style)
+    names = {c.base(arm): arm for arm in c.cells[c.shown]}
+    of_cell = f" Cell {c.shown}." if c.shown else ""
+    drawn["state"] = (
+        plots.state(
+            {name: _state(c.done(match, arm)) for name, arm in names.items()},
+            style,
+            "context (tokens)",
+            "state of one sequence",
         ),
-        "tokens": (
-            plots.curves(tokens, style, "tokens trained on", f"validation {BITS}"),
-            "Validation bits per byte while training: seeds thin, their mean thick.",
-        ),
-        "flops": (
-            plots.curves(flops, style, "model FLOPs of training", f"validation {BITS}"),
-            "The same over training compute: three times the model FLOPs of a forward "
-            "pass, for each token.",
-        ),
-        "position": (
-            plots.curves(
-                {arm: _by_position(c.done(match, arm)) for arm in style},
-                style,
-                "place in the window (1 = first predicted token)",
-                "test loss (nats per token)",
-                log_x=True,
-            ),
-            "Loss by position in the window: what more context is worth to each arm.",
-        ),
-        "state": (
-            plots.state(
-                {arm: _state(c.done(match, arm)) for arm in style},
-                style,
-                "context (tokens)",
-                "state of one sequence",
-            ),
-            "Memory of one sequence in decoding against its length, both logarithmic.",
-        ),
-        "costs": (
-            plots.costs(_costs(c, match, style), style),
-            "What each arm costs. Speed: "
-            + ("timed alone." if match in c.timed else "mean of runs side by side."),
-        ),
-    }
+        "Memory of one sequence in decoding against its length, both logarithmic."
+        + of_cell,
+    )
+    drawn["costs"] = (
+        plots.costs(_costs(c, match, names), style),
+        "What each arm costs. Speed: "
+        + ("timed alone." if match in c.timed else "mean of runs side by side.")
+        + of_cell,
+    )
+    return _save(c, match, drawn)
+
+
+def draw_tuning(c: Comparison, match: str) -> list[Picture]:
+    """Figures of how one matching's learning rates were chosen; [] where none was."""
+    return _save(c, match, tuning.drawn(c, match, _styles(c)))
+
+
+def _styles(c: Comparison) -> dict[str, plots.Style]:
+    """Style of each arm, the same in all its cells, and of its name without one."""
+    arms = list(c.plan["arms"])
+    style = plots.styles(dict.fromkeys(c.base(arm) for arm in arms))
+    return style | {arm: style[c.base(arm)] for arm in arms}
+
+
+def _save(c: Comparison, match: str, drawn: dict[str, tuple]) -> list[Picture]:
     (c.folder / "figures").mkdir(exist_ok=True)
     pictures = []
     for name, (figure, caption) in drawn.items():
@@ -76,20 +67,59 @@ def draw(c: Comparison, match: str, table: Table) -> list[Picture]:
     return pictures
 
 
-def _curves(c: Comparison, match: str, arms):
+def _text(c: Comparison, match: str, table: Table, style) -> dict[str, tuple]:
+    """{name: (figure, caption)} of what is measured on text."""
+    arms = c.plan["arms"]
+    columns = {arm: table.column(arm, c.headline) for arm in arms}
+    seeds = {arm: list(values.values()) for arm, (values, _) in columns.items()}
+    means = {a: None if columns[a][1] else mean_interval(seeds[a]) for a in arms}
+    names = {c.base(arm): arm for arm in c.cells[c.shown]}
+    tokens, flops = _curves(c, match, names)
+    of_cell = f" Cell {c.shown}." if c.shown else ""
+    return {
+        "final": (
+            plots.final(means, seeds, table.yardsticks, style, f"test {BITS} (window)"),
+            "Test bits per byte: mean and 95 % t interval over seeds (filled), every "
+            "seed (open), yardsticks (dashed). Lower is better.",
+        ),
+        "tokens": (
+            plots.curves(tokens, style, "tokens trained on", f"validation {BITS}"),
+            "Validation bits per byte while training: seeds thin, their mean thick."
+            + of_cell,
+        ),
+        "flops": (
+            plots.curves(flops, style, "model FLOPs of training", f"validation {BITS}"),
+            "The same over training compute: three times the model FLOPs of a forward "
+            "pass, for each token.",
+        ),
+        "position": (
+            plots.curves(
+                {name: _by_position(c.done(match, arm)) for name, arm in names.items()},
+                style,
+                "place in the window (1 = first predicted token)",
+                "test loss (nats per token)",
+                log_x=True,
+            ),
+            "Loss by position in the window: what more context is worth to each arm."
+            + of_cell,
+        ),
+    }
+
+
+def _curves(c: Comparison, match: str, names: dict[str, str]):
     """Validation curves of every seed, over tokens and over model FLOPs of training."""
-    tokens, flops = {arm: [] for arm in arms}, {arm: [] for arm in arms}
-    for arm in arms:
+    tokens, flops = {name: [] for name in names}, {name: [] for name in names}
+    for name, arm in names.items():
         done = c.done(match, arm)
         for run in c.runs(match, arm):
             rows = [r for r in c.rows.get(run["id"], []) if r["kind"] == "validation"]
             if not rows:
                 continue
             x, y = [r["tokens"] for r in rows], [r["bits_per_byte"] for r in rows]
-            tokens[arm].append(Curve(x, y))
+            tokens[name].append(Curve(x, y))
             if done:
                 cost = 3 * done[0]["count"]["flops_per_token"]
-                flops[arm].append(Curve([cost * at for at in x], y))
+                flops[name].append(Curve([cost * at for at in x], y))
     return tokens, flops
 
 
@@ -109,14 +139,14 @@ def _state(results: list[dict]) -> Curve:
     return Curve([tokens for tokens, _ in rows], [size for _, size in rows])
 
 
-def _costs(c: Comparison, match: str, arms) -> dict[str, dict[str, float]]:
-    """{quantity: {arm: value}} of the arms that have a finished run."""
-    done = {arm: c.done(match, arm) for arm in arms}
-    done = {arm: results for arm, results in done.items() if results}
+def _costs(c: Comparison, match: str, names: dict[str, str]):
+    """{quantity: {name: value}} of the arms, {name: arm}, that have a finished run."""
+    done = {name: c.done(match, arm) for name, arm in names.items()}
+    done = {name: results for name, results in done.items() if results}
     values = {
-        name: {arm: results[0]["count"][key] for arm, results in done.items()}
-        for name, key in COSTS.items()
+        what: {name: results[0]["count"][key] for name, results in done.items()}
+        for what, key in COSTS.items()
     }
-    name = "training speed, tokens per second"
-    values[name] = {arm: c.speed(match, arm) for arm in done}
+    what = "training speed, tokens per second"
+    values[what] = {name: c.speed(match, names[name]) for name in done}
     return values

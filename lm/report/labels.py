@@ -42,6 +42,7 @@ def spread(places: list[float], gap: float, lowest: float = -math.inf) -> list[f
 
 def name_ends(axes, ends, style) -> None:
     """Arm names in the right margin, at the height of their lines' ends."""
+    axes.autoscale_view()  # or the limits are those before the lines were drawn
     to_fraction = axes.transData + axes.transAxes.inverted()
     heights = [to_fraction.transform((x, y))[1] for x, y, _ in ends]
     for (_, _, arm), height in zip(ends, spread(heights, 0.065, 0.02), strict=True):

@@ -84,7 +84,7 @@ def curves(by_arm: dict[str, list[Curve]], style, xlabel, ylabel, log_x=False):
         for arm, seeds in by_arm.items():
             for seed in seeds:
                 axes.plot(seed.x, seed.y, color=style[arm].color, lw=0.7, alpha=0.5)
-            x, y = _mean(seeds)
+            x, y = mean_curve(seeds)
             if not x:
                 x, y = seeds[0]
             axes.plot(x, y, **style[arm]._asdict(), lw=2.2, ms=5, markevery=_marks(x))
@@ -192,7 +192,7 @@ def state(by_arm: dict[str, Curve], style, xlabel, ylabel):
     return figure
 
 
-def _mean(seeds: list[Curve]) -> Curve:
+def mean_curve(seeds: list[Curve]) -> Curve:
     """Mean over seeds at the x that all of them have."""
     columns = [dict(zip(seed.x, seed.y, strict=True)) for seed in seeds]
     x = sorted(set.intersection(*(set(column) for column in columns)))

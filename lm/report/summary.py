@@ -6,11 +6,17 @@ from lm.report.labels import si
 from lm.results import Comparison
 
 NONE = "–"
+LEGEND = (
+    "Bits per byte of the test text, lower is better: mean over seeds with its 95 % t "
+    "interval. Window: state reset at each window, the headline. Stream: state, or a "
+    "cache, carried. Over text: 95 % bootstrap interval over blocks of text, seeds "
+    "averaged. An arm beats a yardstick (yes) if its whole interval is below, does "
+    "not (no) if none of it is, else it is unclear. FLOPs are model FLOPs."
+)
 
 
-def summary(c: Comparison, match: str, arm: str, protocol: str):
-    """(Interval or None, values by seed, reasons of missing ones) of an arm's test."""
-    metric = f"test.{protocol}.bits_per_byte"
+def summary(c: Comparison, match: str, arm: str, metric: str):
+    """(Interval or None, values by seed, reasons of missing ones) of a metric."""
     values, missing = c.tables[match].column(arm, metric)
     mean = None if missing else mean_interval(list(values.values()))
     return mean, list(values.values()), missing
@@ -21,7 +27,7 @@ def against(c: Comparison, match: str, arm: str, yardstick: float) -> str:
 
     Below n = 3 the extreme seeds stand for the interval.
     """
-    mean, values, _ = summary(c, match, arm, "window")
+    mean, values, _ = summary(c, match, arm, c.headline)
     if mean is None:
         return NONE
     low, high = mean.low, mean.high
@@ -70,14 +76,36 @@ def results(c: Comparison, match: str) -> Grid:
     header += ["seeds", "learning\nrate"]
     rows = []
     for arm in c.plan["arms"]:
-        best = c.best(match, arm)
-        window, stream = (summary(c, match, arm, p) for p in ("window", "stream"))
+        window, stream = (
+            summary(c, match, arm, f"test.{p}.bits_per_byte")
+            for p in ("window", "stream")
+        )
         row = [arm, _cell(*window), over_text(c.done(match, arm)), _cell(*stream)]
         row += [against(c, match, arm, value) for value in yardsticks.values()]
-        seeds = ", ".join(str(run["seed"]) for run in c.runs(match, arm))
-        rate = f"{best['lr']:g}{' (edge)' if best['edge'] else ''}" if best else NONE
-        rows.append([*row, seeds, rate])
+        rows.append([*row, *seeds_and_rate(c, match, arm)])
     return Grid(header, rows)
+
+
+def seeds_and_rate(c: Comparison, match: str, arm: str) -> list[str]:
+    """The last two cells of an arm's row."""
+    best = c.best(match, arm)
+    seeds = ", ".join(str(run["seed"]) for run in c.runs(match, arm))
+    rate = f"{best['lr']:g}{' (edge)' if best['edge'] else ''}" if best else NONE
+    return [seeds, rate]
+
+
+def ranking(c: Comparison, match: str, metric: str, what: str) -> list[str]:
+    """A sentence for each cell: its arms by their means, best first."""
+    lines = []
+    for cell, arms in c.cells.items():
+        means = {arm: summary(c, match, arm, metric)[0] for arm in arms}
+        order = [(mean.mean, c.base(arm)) for arm, mean in means.items() if mean]
+        order.sort(key=lambda pair: -pair[0] if c.task else pair[0])
+        listed = ", ".join(f"{arm} {mean:.3f}" for mean, arm in order)
+        place = f"equal {match}, {cell}" if cell else f"equal {match}"
+        if order:
+            lines.append(f"At {place}, best first, {what}: {listed}.")
+    return lines
 
 
 def costs(c: Comparison, match: str) -> Grid:
@@ -131,7 +159,8 @@ def differing(c: Comparison) -> list[list[str]]:
     for m in c.plan["matches"]:
         done = {arm: c.done(m["name"], arm) for arm in c.plan["arms"]}
         known = {arm: flat(runs[0]["config"]) for arm, runs in done.items() if runs}
-        allowed = [*c.plan["axes"], m["by"], "name"]
+        cells = [key for keys in c.plan.get("cells", {}).values() for key in keys]
+        allowed = [*c.plan["axes"], m["by"], "name", *cells]
         for key in sorted({key for config in known.values() for key in config}):
             cells = {arm: config.get(key) for arm, config in known.items()}
             if key.startswith("model.mixers."):

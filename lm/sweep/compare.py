@@ -9,8 +9,9 @@ from lm import config as configs
 from lm import experiment as experiments
 from lm import report as reports
 from lm.config import ConfigError
-from lm.data import as_bytes, prepare, yardsticks
+from lm.data import Synthetic, as_bytes, prepare, yardsticks
 from lm.experiment import Experiment, Ladder, Runs
+from lm.results import figure, read_json
 from lm.signals import interrupts
 from lm.sweep import plan as plans
 from lm.sweep import workers
@@ -32,19 +33,27 @@ def compare(
     runs = experiments.tier_runs(experiment, tier)
     arms = experiments.arm_configs(experiment, runs)
     # One after another: workers find the token files made.
-    sizes = {arm: prepare(config.data).vocab_size for arm, config in arms.items()}
+    data = {arm: prepare(config.data) for arm, config in arms.items()}
+    sizes = {arm: corpus.vocab_size for arm, corpus in data.items()}
     mesh = runs.config.mesh
     places = workers.slots(worker_count, max(mesh.data, 1) * max(mesh.fsdp, 1))
     log = out / "logs"
     with interrupts(), workdir_lock(out):
         _same_experiment(experiment, tier, out)
-        fitted = plans.fit(arms, runs, sizes, places, log)
+        begun = read_json(out / "plan.json").get("matches", [])
+        known = {match["name"]: match["fitted"] for match in begun}
+        fitted = plans.fit(arms, runs, sizes, places, log, known)
         if dry:
             timed = plans.time_steps(fitted, places, log)
             print(plans.estimate(fitted, runs, timed, len(places)))
             return 0
-        plan = plans.describe(experiment, tier, runs, fitted)
-        _write_yardsticks(runs.config.data, out)
+        first = next(iter(data.values()))
+        task = first.facts() if isinstance(first, Synthetic) else None
+        plan = plans.describe(experiment, tier, runs, fitted, task)
+        if task is None:
+            _write_yardsticks(runs.config.data, out)
+        else:
+            write_json(out / "yardsticks.json", {"bits_per_byte": {}})
         return Sweep(experiment, runs, fitted, plan, out, places).run()
 
 
@@ -124,9 +133,7 @@ class Sweep:
         ]
         failed += self._train(final)
         if not (self.out / "speed.json").exists():
-            # Alone on all CPUs: runs that share the machine say little about speed.
-            cpus = frozenset().union(*(place.cpus for place in self.places))
-            alone = [self.places[0]._replace(cpus=cpus)]
+            alone = plans.alone(self.places)
             timed = plans.time_steps(self.fitted, alone, self.out / "logs")
             write_json(self.out / "speed.json", timed)
         path = reports.write(self.out, self.experiment.claims)
@@ -170,8 +177,7 @@ class Sweep:
             facts = {key: row[key] for key in row if key != "id"}
             append_row(self.out / "ledger.jsonl", entry | facts | {"seconds": seconds})
             failed += outcome.status != "done"
-            figure = value.get("bits_per_byte")
-            told = f"test {figure:.3f} bits/byte" if figure else reason
+            told = reason or value.get("told", "")
             left = int(seconds / number * (len(tasks) - number))
             print(
                 f"{number}/{len(tasks)}  {row['id']}  {status}  {told}  "
@@ -187,10 +193,17 @@ class Sweep:
 
     def _tune(self, ladder: Ladder) -> int:
         """Chooses each arm's rate on validation, extending the ladder at its ends."""
+        once = self.experiment.tune == "once"
+        reference = self.experiment.reference
+        tuned = {  # arm -> the arm whose rate is its own
+            arm: experiments.named(base, reference) if once else arm
+            for arm, (base, _) in self.experiment.arms.items()
+        }
         rungs = {
             (match, arm): list(range(ladder.rungs))
             for match, arms in self.fitted.items()
             for arm in arms
+            if tuned[arm] == arm
         }
         failed = 0
         while True:
@@ -208,7 +221,9 @@ class Sweep:
                 edge = rung in (min(held), max(held))
                 edges.add(edge)
                 choice = {"lr": ladder.rate(rung), "edge": edge}
-                self.plan["best"][match][arm] = choice
+                for other in self.fitted[match]:
+                    if tuned[other] == arm:
+                        self.plan["best"][match][other] = choice
             self.plan["rates"] = sorted({row["lr"] for row in rows})
             if edges == {False} or len(held) >= ladder.most:
                 return failed
@@ -217,12 +232,12 @@ class Sweep:
     def _best(self, place: tuple[str, str], held: list[int], ladder: Ladder) -> int:
         """The rung of the lowest mean validation figure; a lost run is the worst."""
 
-        def figure(rung: int) -> float:
+        def mean(rung: int) -> float:
             total = 0.0
             for seed in ladder.seeds:
                 result = self._result(self._row(*place, ladder.rate(rung), seed, True))
-                window = (result or {}).get("validation", {}).get("window", {})
-                total += window.get("bits_per_byte", math.inf)
+                value = figure(result or "not finished", self.plan["tuned_by"])
+                total += math.inf if isinstance(value, str) else value
             return total
 
-        return min(held, key=figure)
+        return min(held, key=mean)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lm import config as configs
 from lm import count, model, optim, runtime, sharding, train
-from lm.data import TRAIN_BATCHES, prepare
+from lm.data import prepare, train_batches
 from lm.program import program
 
 
@@ -31,17 +31,19 @@ def fit(config_json: str, quantity: str, target: float, by: str, vocab_size: int
 
 
 def run(config_json: str, workdir: str) -> dict:
-    """Trains one run; its status and headline figure."""
+    """Trains one run; its status and headline figures."""
     result = train.run(configs.from_json(config_json), Path(workdir))
-    test = result.get("test", {}).get("window", {})
-    return {
-        "status": result["status"],
-        "diverged_at": result["diverged_at"],
-        "bits_per_byte": test.get("bits_per_byte"),
-        "validation": result.get("validation", {})
-        .get("window", {})
-        .get("bits_per_byte"),
-    }
+    facts = {key: result[key] for key in ("status", "diverged_at")}
+    return facts | {"told": headline(result)}
+
+
+def headline(result: dict) -> str:
+    """The test figures of a finished run in a few words."""
+    test = result.get("test", {})
+    if "window" in test:
+        return f"test {test['window']['bits_per_byte']:.3f} bits/byte"
+    known = {k: e["accuracy"] for k, e in test.items() if "accuracy" in e}
+    return "accuracy " + ", ".join(f"{k} {v:.3f}" for k, v in known.items())
 
 
 def speed(config_json: str, seconds: float) -> dict:
@@ -53,10 +55,7 @@ def speed(config_json: str, seconds: float) -> dict:
     config = configs.from_json(config_json)
     runtime.keep_compiled()
     corpus = prepare(config.data)
-    rows = config.train.batch_tokens // config.data.context
-    batches = TRAIN_BATCHES[config.train.state](
-        corpus, config.data.context, rows, config.seed
-    )
+    batches = train_batches(corpus, config)
     compiled = program(config, corpus.vocab_size)
     durations = configs.durations(config, batches.steps_per_epoch)
     d = durations

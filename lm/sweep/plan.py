@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lm import config as configs
 from lm.config import ConfigError
-from lm.experiment import Experiment, Ladder, Runs
+from lm.experiment import Experiment, Ladder, Match, Runs
 from lm.sweep import workers
 from lm.sweep.workers import Slot, Task
 
@@ -31,35 +31,94 @@ def to_json(config) -> str:
 
 
 def fit(
-    arms: dict, runs: Runs, vocab_sizes: dict, places: list[Slot], log: Path
+    arms: dict,
+    runs: Runs,
+    vocab_sizes: dict,
+    places: list[Slot],
+    log: Path,
+    known: dict | None = None,
 ) -> Fitted:
-    """Every arm under every match, its key set so that the target is met within 1 %."""
-    matches = {match.quantity: match for match in runs.matches}
-    fitted = {name: {arm: Arm(c, {}) for arm, c in arms.items()} for name in matches}
-    tasks = [
-        Task(
-            f"{name}/{arm}",
-            "fit",
-            (to_json(config), name, match.target, match.by, vocab_sizes[arm]),
-        )
-        for name, match in matches.items()
-        if match.by
-        for arm, config in arms.items()
-    ]
-    for outcome in workers.run(tasks, places, log):
-        if outcome.status != "done":
-            raise ConfigError(f"cannot match {outcome.task.id}: {outcome.reason}")
-        name, arm = outcome.task.id.split("/", 1)
-        match, (value, achieved) = matches[name], outcome.value
-        config = configs.resolve(configs.override(arms[arm], {match.by: value}))
-        error = achieved / match.target - 1
-        facts = {"value": value, "achieved": achieved, "error": error}
-        fitted[name][arm] = Arm(config, facts)
+    """Every arm under every match, its key set so that the target is met within 1 %.
+
+    known: {match: {arm: fit}} of a plan that has begun, so that what was measured then
+    holds.
+    """
+    fitted = {}
+    for match in runs.matches:
+        if match.quantity == "seconds":
+            found = (known or {}).get("seconds") or _timed(arms, match, places, log)
+        else:
+            found = _solved(arms, match, vocab_sizes, places, log)
+        fitted[match.quantity] = {
+            arm: _arm(config, match, found.get(arm)) for arm, config in arms.items()
+        }
     return fitted
 
 
-def describe(experiment: Experiment, tier: str, runs: Runs, fitted: Fitted) -> dict:
-    """plan.json before anything has run; see docs/architecture.md."""
+def _arm(config, match: Match, fit: dict | None) -> Arm:
+    """The arm with its fitted key set, if there is one."""
+    if fit is None:
+        return Arm(config, {})
+    changed = configs.override(config, {match.by: fit["value"]})
+    return Arm(configs.resolve(changed), fit)
+
+
+def _fit(match: Match, value, achieved: float) -> dict:
+    """ConfigError where an arm would be off the budget by more than 1 %."""
+    error = achieved / match.target - 1
+    if abs(error) > 0.01:
+        raise ConfigError(
+            f"off budget: {match.by}={value} gives {match.quantity} {achieved:,.6g}, "
+            f"{100 * error:+.1f} % of the {match.target:,} that all arms have: change "
+            "the target"
+        )
+    return {"value": value, "achieved": achieved, "error": error}
+
+
+def _solved(arms: dict, match: Match, vocab_sizes: dict, places, log: Path) -> dict:
+    """{arm: fit} by the budget solver; nothing where nothing is fitted."""
+    tasks = [
+        Task(
+            f"{match.quantity}/{arm}",
+            "fit",
+            (to_json(config), match.quantity, match.target, match.by, vocab_sizes[arm]),
+        )
+        for arm, config in arms.items()
+        if match.by
+    ]
+    found = {}
+    for outcome in workers.run(tasks, places, log):
+        if outcome.status != "done":
+            raise ConfigError(f"cannot match {outcome.task.id}: {outcome.reason}")
+        found[outcome.task.id.split("/", 1)[1]] = _fit(match, *outcome.value)
+    return found
+
+
+def _timed(arms: dict, match: Match, places: list[Slot], log: Path) -> dict:
+    """{arm: fit} of durations of so many seconds, from each arm's step timed alone."""
+    plain = {"seconds": {arm: Arm(config, {}) for arm, config in arms.items()}}
+    timed = time_steps(plain, alone(places), log)["seconds"]
+    found = {}
+    for arm, figures in timed.items():
+        steps = max(round(match.target / figures["step_seconds"]), 1)
+        seconds = steps * figures["step_seconds"]
+        found[arm] = _fit(match, f"{steps} steps", seconds)
+    return found
+
+
+def alone(places: list[Slot]) -> list[Slot]:
+    """One slot with all CPUs: runs that share the machine say little about speed."""
+    cpus = frozenset().union(*(place.cpus for place in places))
+    return [places[0]._replace(cpus=cpus)]
+
+
+def describe(
+    experiment: Experiment, tier: str, runs: Runs, fitted: Fitted, task: dict | None
+) -> dict:
+    """plan.json before anything has run; see docs/architecture.md.
+
+    task: the facts of a synthetic task; None of a text.
+    """
     tuned = isinstance(runs.rate, Ladder)
     note = "one stated rate, not tuned"
     if tuned:
@@ -67,13 +126,17 @@ def describe(experiment: Experiment, tier: str, runs: Runs, fitted: Fitted) -> d
             f"each arm's best of a ladder of ratio {runs.rate.ratio:g}, chosen on "
             f"validation with seeds {', '.join(map(str, runs.rate.seeds))}"
         )
+        if experiment.cells and experiment.tune == "once":
+            note += f", in the cell {experiment.reference} for all cells"
     arms = {}
-    for arm in runs.arms or experiment.arms:
-        overrides = experiment.arms[arm]
+    for arm, fit in next(iter(fitted.values())).items():
+        base, cell = experiment.arms[arm]
+        overrides = experiment.bases[base]
         overrides = configs.flatten(overrides) if isinstance(overrides, dict) else {}
-        pattern = next(iter(fitted.values()))[arm].config.model.pattern
         overrides.pop("model.pattern", None)
-        arms[arm] = {"pattern": list(pattern), "overrides": overrides}
+        place = {"base": base, "cell": cell} if cell else {}
+        pattern = list(fit.config.model.pattern)
+        arms[arm] = {"pattern": pattern, "overrides": overrides} | place
     return {
         "question": experiment.question,
         "paper": experiment.paper,
@@ -82,6 +145,11 @@ def describe(experiment: Experiment, tier: str, runs: Runs, fitted: Fitted) -> d
         "tier": tier,
         "axes": list(experiment.axes),
         "kind": experiment.kind,
+        "task": task,
+        "cells": {name: dict(change) for name, change in experiment.cells.items()},
+        "reference": experiment.reference or None,
+        "tune": experiment.tune,
+        "tuned_by": tuned_by(runs.rate, task),
         "arms": arms,
         "matches": [
             {
@@ -101,6 +169,14 @@ def describe(experiment: Experiment, tier: str, runs: Runs, fitted: Fitted) -> d
         "best": {match.quantity: {} for match in runs.matches},
         "runs": [],
     }
+
+
+def tuned_by(rate: float | Ladder, task: dict | None) -> str:
+    """Dotted path of the validation figure that chooses a rate; lower is better."""
+    if isinstance(rate, Ladder) and rate.by:
+        return rate.by
+    same, window = "validation.same.nats_per_token", "validation.window.bits_per_byte"
+    return same if task else window
 
 
 def time_steps(fitted: Fitted, places: list[Slot], log: Path) -> dict:

@@ -1,0 +1,22 @@
+"""The registry: adding a synthetic task is a class here and one line below."""
+
+from lm.data.tasks.base import Draws, Examples, Task
+from lm.data.tasks.copying import Copying, NgramLookup, SelectiveCopying
+from lm.data.tasks.recall import MQAR, Induction, Passkey
+from lm.data.tasks.repeats import Repeats
+from lm.data.tasks.tracking import ModularArithmetic, Parity, WordProblem
+
+TASKS: dict[str, type[Task]] = {
+    "copying": Copying,
+    "induction": Induction,
+    "modular_arithmetic": ModularArithmetic,
+    "mqar": MQAR,
+    "ngram_lookup": NgramLookup,
+    "parity": Parity,
+    "passkey": Passkey,
+    "repeats": Repeats,
+    "selective_copying": SelectiveCopying,
+    "word_problem": WordProblem,
+}
+
+__all__ = ["TASKS", "Draws", "Examples", "Task"]
