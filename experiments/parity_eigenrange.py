@@ -42,16 +42,17 @@ def runs(tier):
         {
             "data.task": {"kind": "parity", "length": length, "tests": tests},
             "data.context": length,
-            "train.batch_tokens": 64 * length,
+            "train.batch_tokens": 32 * length,
             "train.duration": "1000 steps",
             "eval.rows": 128,
             "model.width": 32,
             "model.mixers.signed": plain | {"eigenvalues": "signed"},
             "model.mixers.positive": plain | {"eigenvalues": "positive"},
+            "model.mixers.mamba.chunk": 8,
             "model.mixers.nope": {"kind": "attention", "position": "none"},
         },
     )
-    ladder = Ladder(start=1e-3, ratio=2, rungs=6)
+    ladder = Ladder(start=1e-3, ratio=2, rungs=6, tie=0.01)
     if tier == "smoke":
         arms = ("deltanet-signed", "attention")
         config.train.duration = "8 steps"

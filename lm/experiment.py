@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import itertools
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,8 @@ class Ladder:
     best; after `most` rungs the edge is flagged and the verdict withheld.
     by: dotted path of the validation figure, lower is better; None: bits per byte of a
     text, nats per token of a task at training's own sizes.
+    tie: figures within so much of the best are as good as it, as where many rates solve
+    a task: the middle one of these rates is chosen.
     """
 
     start: float
@@ -85,6 +88,7 @@ class Ladder:
     most: int = 10
     seeds: tuple[int, ...] = (TUNING_SEEDS,)
     by: str | None = None
+    tie: float = 0.0
 
     def __post_init__(self):
         if self.rungs < 6:
@@ -102,6 +106,14 @@ class Ladder:
     def rate(self, rung: int) -> float:
         """The rate of a rung; rungs below 0 and above the first `rungs` are added."""
         return float(f"{self.start * self.ratio**rung:.4g}")
+
+    def best(self, figures: Mapping[int, float]) -> int:
+        """The rung of the lowest of {rung: figure}; of several as good, the middle."""
+        lowest = min(figures.values())
+        if lowest == math.inf:
+            return min(figures)
+        good = sorted(k for k, value in figures.items() if value <= lowest + self.tie)
+        return good[(len(good) - 1) // 2]
 
     def extended(self, rungs: Sequence[int], best: int) -> list[int]:
         """`rungs` with two more at the end nearer `best`, at most `most` in all."""
@@ -216,8 +228,8 @@ def _check(experiment: Experiment) -> None:
         for arm in claim.criterion.arms(known):
             if arm not in experiment.arms:
                 raise ConfigError(
-                    f"experiment {path}: the claim {claim.text!r} names an arm that "
-                    f"ARMS lacks: {arm!r}"
+                    f"experiment {path}: the claim {claim.text!r}: no arm is named "
+                    f"{arm!r}; valid are {', '.join(experiment.arms)}"
                 )
 
 

@@ -240,4 +240,4 @@ class Sweep:
                 total += math.inf if isinstance(value, str) else value
             return total
 
-        return min(held, key=mean)
+        return ladder.best({rung: mean(rung) for rung in held})
