@@ -1,4 +1,4 @@
-# make demo | doctor | test | slow | lint | bench; each makes .venv when it is missing or
+# make demo | reproduce | doctor | test | slow | lint | bench; each makes .venv when it is missing or
 # older than its requirement files. ACCEL chooses the jax extra, one of ACCELS; default: CPU.
 PYTHON ?= python3
 ACCEL ?=
@@ -13,9 +13,12 @@ RUN = .venv/installed-run-$(ACCEL)
 DEV = .venv/installed-dev-$(ACCEL)
 OUT = runs/$(if $(filter tiny,$(TIER)),demo,demo-$(TIER))
 
-.PHONY: demo doctor test slow lint bench
+.PHONY: demo reproduce doctor test slow lint bench
 demo: $(RUN)
 	.venv/bin/python run.py compare experiments/rnn_vs_attention.py --tier=$(TIER) --out=$(OUT)
+
+reproduce: $(RUN)
+	.venv/bin/python run.py reproduce --tier=$(TIER)
 
 doctor: $(RUN)
 	.venv/bin/python run.py doctor

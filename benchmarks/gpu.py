@@ -1,7 +1,7 @@
 """python -m benchmarks.gpu [--small] [--out=FOLDER] [NAME ...]: on an accelerator, in
 bfloat16 with float32 parameters.
 
-NAME: gpt2, mixers, attention, chunks, diagonal, decode.
+NAME: gpt2, mixers, attention, chunks, diagonal, decode, population.
 
 A section that fails is a row that says why, and falls short; the others go on. --small:
 every path of ours in tiny sizes on any machine, in float32, which a CPU has all
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, population
 from benchmarks.harness import Row, blocked, medians
 from lm import bench, count, sequence
 from lm import config as configs
@@ -60,6 +60,7 @@ class Size(NamedTuple):
     heads: int
     width: int
     dtype: str
+    members: int  # of a population
 
 
 COMMON = {
@@ -89,6 +90,7 @@ FULL = Size(
     heads=16,
     width=64,
     dtype="bfloat16",
+    members=24,
 )
 SMALL = Size(
     vocab=64,
@@ -103,6 +105,7 @@ SMALL = Size(
     heads=2,
     width=16,
     dtype="float32",
+    members=2,
 )
 SMALL.gpt2["model.mixers.attention.heads"] = 2
 
@@ -335,6 +338,7 @@ SECTIONS = {
     "chunks": chunks,
     "diagonal": scans,
     "decode": decode,
+    "population": lambda size: population.measure([], size.members),
 }
 
 

@@ -61,8 +61,8 @@ def runs(tier):
     if tier == "smoke":
         config.train.duration = "8 steps"
         return Runs(config, (0, 1), 4e-3, (MATCH,), ("deltaproduct-2", "attention"))
-    by = "validation.x4.nats_per_token"  # what is asked
-    ladder = Ladder(start=1e-3, ratio=2, rungs=6, by=by, tie=0.01)
+    by = "validation.x4.accuracy"  # what is asked
+    ladder = Ladder(start=1e-3, ratio=2, rungs=6, by=by, tie=0.05)
     return Runs(config, (0, 1, 2, 3, 4), ladder, (MATCH,))
 
 

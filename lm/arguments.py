@@ -85,3 +85,17 @@ def usage(name: str, command: Command) -> str:
             "  --config.KEY=VALUE sets any key of configs/base.py or of a mixer"
         )
     return "\n".join(rows)
+
+
+def steps(text: str | None) -> range:
+    """The updates of --profile=START:STOP; none of None."""
+    if text is None:
+        return range(0)
+    start, _, stop = text.partition(":")
+    good = all(n.isascii() and n.isdigit() for n in (start, stop))
+    if not (good and int(start) < int(stop)):
+        raise ConfigError(
+            f"--profile={text} must be START:STOP, two numbers of updates, START below "
+            "STOP, as in 20:25"
+        )
+    return range(int(start), int(stop))

@@ -4,13 +4,13 @@ import json
 import math
 from pathlib import Path
 
-from lm.arguments import Command, Flag
+from lm.arguments import Command, Flag, steps
 from lm.errors import ConfigError, choose, nearest
 from lm.signals import interrupts
 
 
 def _train(values: dict, overrides: dict) -> int:
-    profile = _steps(values)
+    profile = steps(values["profile"])
     config = _config(values, overrides)
     workdir = _required_folder(values, "workdir")
     try:
@@ -32,13 +32,27 @@ def _compare(values: dict, overrides: dict) -> int:
         near = nearest(str(experiment), map(str, Path("experiments").glob("*.py")))
         hint = f"; did you mean {near}?" if near else ""
         raise ConfigError(f"experiment {str(experiment)!r}: no such file{hint}")
-    tier, workers = values["tier"], values["workers"]
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers={workers} must be at least 1")
+    tier, workers = values["tier"], _workers(values)
     out = Path(values["out"] or f"runs/{experiment.stem}-{tier}")
     from lm.sweep import compare
 
     return compare.compare(experiment, tier, out, values["dry"], workers)
+
+
+def _reproduce(values: dict, overrides: dict) -> int:
+    from lm.sweep import reproduce
+
+    folder = Path(values["experiments"])
+    return reproduce.reproduce(
+        folder, RESULTS, values["tier"], README, _workers(values)
+    )
+
+
+def _workers(values: dict) -> int | None:
+    count = values["workers"]
+    if count is not None and count < 1:
+        raise ConfigError(f"--workers={count} must be at least 1")
+    return count
 
 
 def _evaluate(values: dict, overrides: dict) -> int:
@@ -144,10 +158,12 @@ def _doctor(values: dict, overrides: dict) -> int:
 
 def _report(values: dict, overrides: dict) -> int:
     if values["all"]:
-        root = Path(values["OUT"] or "experiments/results")
         from lm.report import index
 
-        print(index.write(root))
+        if values["OUT"]:
+            print(index.write(Path(values["OUT"])))
+        else:
+            print(index.write(RESULTS, README))
         return 0
     if not values["OUT"]:
         raise ConfigError("report takes OUT, the folder of a comparison, or --all")
@@ -174,20 +190,6 @@ def _config(values: dict, overrides: dict):
     return config
 
 
-def _steps(values: dict) -> range:
-    """The steps of --profile; the default is none."""
-    if values["profile"] is None:
-        return range(0)
-    start, _, stop = values["profile"].partition(":")
-    good = all(n.isascii() and n.isdigit() for n in (start, stop))
-    if not (good and int(start) < int(stop)):
-        raise ConfigError(
-            f"--profile={values['profile']} must be START:STOP, two numbers of "
-            "updates, START below STOP, as in 20:25"
-        )
-    return range(int(start), int(stop))
-
-
 def _required_folder(values: dict, flag: str, holds: str | None = None) -> Path:
     """The path of a flag that must be given, and must hold the file `holds`."""
     if not values[flag]:
@@ -198,6 +200,8 @@ def _required_folder(values: dict, flag: str, holds: str | None = None) -> Path:
     return path
 
 
+RESULTS, README = Path("experiments/results"), Path("README.md")
+WORKERS = Flag("workers", None, "processes; default: one a core or device", int)
 CONFIG = Flag("config", "configs/base.py", "a file, or file.py:argument")
 RUN = Flag("workdir", None, "the folder of a finished or stopped run")
 COMMANDS = {
@@ -218,9 +222,18 @@ COMMANDS = {
             Flag("tier", "tiny", "a size that the experiment names"),
             Flag("out", None, "folder of the comparison; default runs/NAME-TIER"),
             Flag("dry", False, "print the plan and its cost, and run nothing", bool),
-            Flag("workers", None, "processes; default: one a core or device", int),
+            WORKERS,
         ),
         positional="EXPERIMENT.py",
+    ),
+    "reproduce": Command(
+        _reproduce,
+        "Run each experiment that experiments/results lacks; keep its report there.",
+        (
+            Flag("experiments", "experiments", "folder of experiment files"),
+            Flag("tier", "tiny", "of all that have it"),
+            WORKERS,
+        ),
     ),
     "evaluate": Command(
         _evaluate,
@@ -274,7 +287,7 @@ COMMANDS = {
     "report": Command(
         _report,
         "Write a comparison's report again from its files; --all: an index of many.",
-        (Flag("all", False, "one page over the reports in OUT", bool),),
+        (Flag("all", False, "one page over OUT's reports; default: README's", bool),),
         positional="OUT",
         optional=True,
     ),

@@ -18,6 +18,7 @@ from jax.extend import core
 from lm import model as models
 from lm import sequence
 from lm.data import prepare
+from lm.runs import QUANTITIES
 from lm.sequence import Sequence
 
 
@@ -206,6 +207,3 @@ def quantity(name: str, context: int):
     if name == "state_bytes":
         return lambda model: state_bytes(model, context)
     raise ValueError(f"Match quantity {name!r}: take one of {', '.join(QUANTITIES)}")
-
-
-QUANTITIES = ("params", "params_non_embedding", "flops", "state_bytes", "width")

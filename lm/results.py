@@ -57,6 +57,16 @@ def figure(result: dict | str, metric: str) -> float | str:
     return float(node) if math.isfinite(node) else "not finite"
 
 
+SHARES = ("accuracy", "exact")  # figures of which more is better
+
+
+def cost(result: dict | str, metric: str) -> float | str:
+    """`figure`, to be made low: of a share what it lacks of 1."""
+    value = figure(result, metric)
+    share = metric.rpartition(".")[2] in SHARES
+    return 1 - value if share and not isinstance(value, str) else value
+
+
 @dataclass(frozen=True)
 class Table:
     """What claims are judged on: the results of all arms under one matching.

@@ -69,44 +69,27 @@ def _run(
     durations = configs.durations(config, batches.steps_per_epoch)
     steps = durations.steps
     check_steps(profile, steps)
-    d = durations
-    hyper = optim.hyper(config, d.steps, d.warmup, d.decay, d.polyak_start)
+    hyper = optim.hyper(config, *durations[:4])
 
     compiled = program(config, corpus.vocab_size)
     model = compiled.model
     costs = count.summary(model, context, steps * batch_tokens)
-    # What a checkpoint says of itself; the first two must agree to go on from it.
-    meta = {
-        "fingerprint": configs.fingerprint(config),
-        "data": corpus.fingerprint,
-        "machines": [[0, runtime.machine()]],
-        "seconds": 0.0,
-    }
+    meta = new_meta(config, corpus)
 
     def save(write) -> None:
         write(step, state, meta | {"seconds": progress.seconds()})
 
-    def judge(split: str, most: int | None = None) -> dict:
-        """{protocol: EVAL} of a split, by the first `most` of its protocols."""
-        params = averages.evaluated(config, state)
-        chosen = list(evaluate.protocols(corpus, split).items())[:most]
-        return {
-            name: protocol(model, params, corpus, split, config)
-            for name, protocol in chosen
-        }
-
     def validate(most: int | None = None) -> dict:
         """judge() of the validation split; a sample, and then the row, for good."""
-        results = judge("validation", most)
-        params = averages.evaluated(config, state)
-        _sample(model, params, corpus, config, workdir, step)
+        results = judge(config, model, state, corpus, "validation", most)
+        sample(config, model, state, corpus, workdir, step)
         rows.validation(step, next(iter(results.values())))
         return results
 
     trace = Trace(profile, workdir / "profile")
     step, state = 0, None
     try:
-        step, first = _start(config, workdir, compiled, checkpoints, meta, manifest)
+        step, first = start(config, workdir, compiled, checkpoints, meta, manifest)
         card.start(step, manifest)
         progress = Progress(steps, batch_tokens, step, meta["seconds"])
         path = workdir / "metrics.jsonl"
@@ -144,7 +127,7 @@ def _run(
                 "step": step,
                 "diverged_at": None,
                 "validation": validate(),
-                "test": judge("test"),
+                "test": judge(config, model, state, corpus, "test"),
             }
     except Diverged as error:
         speed = progress.speed()
@@ -175,7 +158,17 @@ def _run(
     }
 
 
-def _start(
+def new_meta(config, corpus) -> dict:
+    """What a checkpoint says of itself; the first two must agree to go on from it."""
+    return {
+        "fingerprint": configs.fingerprint(config),
+        "data": corpus.fingerprint,
+        "machines": [[0, runtime.machine()]],
+        "seconds": 0.0,
+    }
+
+
+def start(
     config,
     workdir: Path,
     compiled: Program,
@@ -222,10 +215,18 @@ def _start(
     return 0, compiled.start(params)
 
 
-def _sample(model, params, corpus, config, workdir: Path, step: int) -> None:
+def judge(config, model, state, corpus, split: str, most: int | None = None) -> dict:
+    """{protocol: EVAL} of a split, by the first `most` of its protocols."""
+    params = averages.evaluated(config, state)
+    chosen = list(evaluate.protocols(corpus, split).items())[:most]
+    return {name: of(model, params, corpus, split, config) for name, of in chosen}
+
+
+def sample(config, model, state, corpus, workdir: Path, step: int) -> None:
     """Writes samples/STEP.txt; a task has no text to go on with."""
     if config.run.sample_tokens and not isinstance(corpus, Synthetic):
         path = workdir / "samples" / f"{step}.txt"
         path.parent.mkdir(exist_ok=True)
+        params = averages.evaluated(config, state)
         text = generate.sample(model, params, corpus, config)
         path.write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ import time
 import jax
 
 from lm import cli, evaluate, generate, train
-from lm.data import TRAIN_BATCHES
+from lm.data import TRAIN_BATCHES, TaskBatches
 
 
 def tell(owner, name: str, point: str, sleep: float = 0) -> None:
@@ -52,7 +52,7 @@ def slow_steps(point: str, first: int, sleep: float) -> None:
 
         return call
 
-    for batches in TRAIN_BATCHES.values():
+    for batches in (*TRAIN_BATCHES.values(), TaskBatches):
         batches.__call__ = slow(batches.__call__)
 
 

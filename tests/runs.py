@@ -126,7 +126,8 @@ def stopped_at(point: str, settings: dict, workdir: Path, cache: Path) -> Proces
 def state(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
     """{path: values} of parameters, moments and step of a good checkpoint."""
     stored = configs.from_json((workdir / "config.json").read_text())
-    abstract = program(stored, 256).abstract
+    data = json.loads((workdir / "data.json").read_text())
+    abstract = program(stored, data["vocab_size"]).abstract
     with contextlib.closing(Checkpoints(workdir / "checkpoints", 2)) as checkpoints:
         step = checkpoints.latest() if step is None else step
         restored, _ = checkpoints.restore(step, abstract)
@@ -165,8 +166,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert rows(one) == rows(other)
     for part in ("status", "step", "fingerprint", "data", "validation", "test"):
         assert result(one)[part] == result(other)[part], part
-    samples = [
-        {path.name: path.read_bytes() for path in (workdir / "samples").iterdir()}
+    samples = [  # a task has none
+        {path.name: path.read_bytes() for path in workdir.glob("samples/*")}
         for workdir in (one, other)
     ]
     assert samples[0] == samples[1]

@@ -145,6 +145,136 @@ def test_width_is_a_match_without_a_target():
         Match("width", 64)
 
 
+CELLS = 'CELLS = {"d16": {"model.width": 16}, "d32": {"model": {"width": 32}}}'
+IN_CELLS = ("ARMS =", f"{CELLS}\nARMS =")
+IN_D16 = ('lower("lstm", "attention")', 'lower("lstm@d16", "attention@d16")')
+AT_LEAST = ("import Claim, lower", "import Claim, at_least, lower")
+
+
+def stated(criterion: str) -> tuple[str, str]:
+    return ('lower("lstm", "attention")', criterion)
+
+
+def test_cells_repeat_every_arm_with_their_keys(write):
+    experiment = write(IN_CELLS, IN_D16)
+    assert experiment.arms == {
+        "attention@d16": ("attention", "d16"),
+        "lstm@d16": ("lstm", "d16"),
+        "attention@d32": ("attention", "d32"),
+        "lstm@d32": ("lstm", "d32"),
+    }
+    assert (experiment.reference, experiment.tune) == ("d32", "once")
+    arms = arms_of(experiment)
+    found = {n: (c.model.pattern[0], c.model.width) for n, c in arms.items()}
+    assert found == {
+        "attention@d16": ("attention", 16),
+        "lstm@d16": ("lstm", 16),
+        "attention@d32": ("attention", 32),
+        "lstm@d32": ("lstm", 32),
+    }
+    only = ("(MATCH,))", '(MATCH,), ("lstm",))')
+    assert list(arms_of(write(IN_CELLS, IN_D16, only))) == ["lstm@d16", "lstm@d32"]
+
+
+def test_arms_of_one_cell_differ_in_axes_and_the_fitted_key_alone(write):
+    def lstm(changes):
+        return (LSTM, f'"lstm": {{"model.pattern": ("lstm",), {changes}}}')
+
+    in_cells = (IN_CELLS, IN_D16)
+    arms = arms_of(write(*in_cells, lstm('"model.mlp_width": 99')))
+    assert arms["lstm@d16"].model.mlp_width == 99
+    decayed = lstm('"optim.weight_decay": 0.01')
+    words = r"'lstm@d16' differs from 'attention@d16' in optim\.weight_decay"
+    with pytest.raises(ConfigError, match=words):
+        arms_of(write(*in_cells, decayed))
+    # A key of the cells is none that arms may differ in.
+    with pytest.raises(ConfigError, match=r"'lstm@d16'.*model\.width \(24 against 16"):
+        arms_of(write(*in_cells, lstm('"model.width": 24')))
+
+
+@pytest.mark.parametrize("place", ["an arm", "a cell", "recipes"])
+@pytest.mark.parametrize("change", ['"optim.lr": 1e-2', '"optim": {"lr": 1e-2}'])
+def test_a_rate_of_an_arms_or_cells_own_is_an_unequal_grid(write, place, change):
+    arm = (LSTM, f'"lstm": {{"model.pattern": ("lstm",), {change}}}')
+    cell = ('"d16": {', f'"d16": {{{change}, ')
+    changes, name = {
+        "an arm": ([arm], "lstm"),
+        "a cell": ([IN_CELLS, IN_D16, cell], "d16"),
+        "recipes": ([("ARMS =", 'KIND = "recipes"\nARMS ='), arm], "lstm"),
+    }[place]
+    words = rf"'{name}' sets optim\.lr for itself, an unequal grid.*runs\(tier\)"
+    with pytest.raises(ConfigError, match=words):
+        write(*changes)
+    seed = [(old, new.replace(change, '"seed": 3')) for old, new in changes]
+    with pytest.raises(ConfigError, match=rf"'{name}' sets seed for itself"):
+        write(*seed)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('REFERENCE = "d61"', r"REFERENCE='d61': did you mean 'd16'\? valid are d16"),
+        ('TUNE = "percell"', r"TUNE='percell': did you mean 'per cell'\?"),
+        ('KIND = "recipe"', r"KIND='recipe': did you mean 'recipes'\?"),
+    ],
+)
+def test_names_that_an_experiment_cannot_have_are_refused(write, line, message):
+    cells = ("ARMS =", f"{CELLS}\n{line}\nARMS =")
+    with pytest.raises(ConfigError, match=message):
+        write(cells, IN_D16)
+
+
+def test_claims_name_an_arm_in_a_cell_or_a_threshold_in_all(write):
+    for criterion in (
+        'at_least(1, "x", "lstm")',
+        'at_least(1, "x", "lstm@d32")',
+        'at_least(1, "x")',
+        'lower("lstm@d16", "lstm@d32")',
+    ):
+        assert write(IN_CELLS, AT_LEAST, stated(criterion)).claims
+    for criterion, arm in (
+        ('at_least(1, "x", "lstm@d64")', "lstm@d64"),
+        ('at_least(1, "x", "lst")', "lst"),
+        ('lower("lstm", "attention@d16")', "lstm"),
+    ):
+        words = rf"no arm is named '{arm}'.* valid are attention@d16, "
+        with pytest.raises(ConfigError, match=words):
+            write(IN_CELLS, AT_LEAST, stated(criterion))
+    with pytest.raises(ConfigError, match="no arm is named 'lstm@d16'"):
+        write(IN_D16)  # without cells
+
+
+def test_the_hash_covers_cells_and_how_they_are_tuned(write):
+    reference, tune = 'REFERENCE = "d16"', 'TUNE = "per cell"'
+    found = {
+        write(("ARMS =", "\n".join([*lines, "ARMS ="])), IN_D16).hash
+        for lines in (
+            [CELLS],
+            [CELLS.replace('"width": 32', '"width": 64')],
+            [CELLS, reference],
+            [CELLS, tune],
+            [CELLS, reference, tune],
+        )
+    }
+    assert len(found) == 5
+
+
+def test_matches_are_of_parameters_without_embeddings_and_seconds_of_durations():
+    match = Match(target=1000, by="model.mlp_width")
+    assert match.quantity == "params_non_embedding"
+    Match("seconds", 9.0, by="train.duration")
+    for quantity, by in (("seconds", "model.width"), ("params", "train.duration")):
+        words = rf"'{quantity}' by '{by}': seconds are fitted by train\.duration"
+        with pytest.raises(ConfigError, match=words):
+            Match(quantity, 1000, by=by)
+
+
+def test_a_ladder_goes_by_a_figure_of_validation():
+    assert Ladder(1e-3, by="validation.window.nats_per_token").by
+    with pytest.raises(ConfigError, match=r"'test\.window.*chosen on validation"):
+        Ladder(1e-3, by="test.window.bits_per_byte")
+
+
 @pytest.mark.parametrize("tier", ["smoke", "tiny", "small"])
 def test_every_tier_of_the_flagship_is_a_controlled_comparison(tier, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -458,12 +458,12 @@ def test_task_answer_ranks_arms_of_each_cell_by_accuracy(parity):
 def test_task_figures_are_drawn_and_tuning_only_of_the_reference(parity):
     drawn = ["final", "size", "heat", "cell", "state_accuracy", "tokens"]
     tuned = ["rates-d32", "best_of-d32"]
-    assert pictures_of(parity) == [*drawn, "state", "costs", *tuned]
+    assert pictures_of(parity) == [*drawn, "position", "state", "costs", *tuned]
 
 
 def test_one_test_without_cells_has_neither_size_nor_cell(tmp_path):
     report.write(make_task(tmp_path, task=ALONE))
-    drawn = ["final", "state_accuracy", "tokens", "state", "costs"]
+    drawn = ["final", "state_accuracy", "tokens", "position", "state", "costs"]
     assert pictures_of(tmp_path) == drawn
 
 

@@ -31,6 +31,10 @@ def table(edge=(), yardsticks=None, **arms):
     return Table(results, yardsticks or {}, frozenset(edge))
 
 
+def verdict_of(criterion, t):
+    return judge([(criterion, t)])[0]
+
+
 @pytest.mark.parametrize("n", [3, 5])
 def test_t_interval_covers_the_mean_in_95_percent(n):
     draws = np.random.default_rng(0).normal(2.0, 0.1, (EXPERIMENTS, n))
@@ -82,7 +86,8 @@ def test_equal_is_rarely_declared_when_the_difference_is_the_margin(n):
     rng, declared = np.random.default_rng(3), 0
     for _ in range(EXPERIMENTS):
         a, b = rng.normal(2.0, 0.003, (2, n))
-        verdict = equal("a", "b", "x", 0.02).judge(table(a=a + 0.02, b=b))
+        criterion = equal("a", "b", "x", 0.02)
+        verdict = verdict_of(criterion, table(a=a + 0.02, b=b))
         declared += verdict.verdict == "reproduced"
     assert 0.015 < declared / EXPERIMENTS < 0.035  # 2.5 %: a one-sided error
 
@@ -113,17 +118,19 @@ def test_as_many_seeds_decide_four_times_of_five(effect, alpha):
 def test_an_inconclusive_claim_says_how_many_seeds_would_decide_it():
     t = table(a=[1.0, 1.1, 1.2, 1.3], b=[1.05, 1.2, 1.1, 1.4], c=[1.0, 1.1, 1.2, 1.3])
     one = lower("a", "b", "x")
-    alone = one.judge(t)
+    alone = verdict_of(one, t)
     assert alone.effect == pytest.approx(0.0375 / 0.0946485, abs=1e-3)
     assert alone.seeds == f"about {seeds_to_decide(alone.effect, 0.05)}"
     assert alone.sentence.endswith(f"; {alone.seeds} seeds would decide it.")
     family = judge([(one, t), (lower("a", "c", "x"), t)])
     assert family[0].seeds == f"about {seeds_to_decide(alone.effect, 0.025)}"
     assert family[1].seeds is None  # no spread: equal to the last bit
-    decided = lower("a", "b", "x").judge(table(a=[1.0, 1.1, 1.2], b=[2.0, 2.1, 2.21]))
+    decided = verdict_of(
+        lower("a", "b", "x"), table(a=[1.0, 1.1, 1.2], b=[2.0, 2.1, 2.21])
+    )
     assert decided.seeds is None and "would decide" not in decided.sentence
     near = table(a=[0.0, 1.0, -1.0, 0.0], b=[0.001, 0.0, 0.0, 0.0])
-    assert lower("a", "b", "x").judge(near).seeds == "more than 1,000"
+    assert verdict_of(lower("a", "b", "x"), near).seeds == "more than 1,000"
 
 
 def test_bootstrap_covers_the_rate_of_a_text():
@@ -154,38 +161,38 @@ def test_bootstrap_weighs_blocks_by_bytes_and_is_seeded():
 
 def test_lower_decides_both_ways_and_gives_its_numbers():
     t = table(a=[1.0, 1.1, 1.2], b=[1.51, 1.6, 1.69])
-    verdict = lower("a", "b", "x").judge(t)
+    verdict = verdict_of(lower("a", "b", "x"), t)
     assert verdict.verdict == "reproduced"
     assert verdict.estimate == pytest.approx(-0.5)
     assert (verdict.low, verdict.high) == pytest.approx((-0.5248, -0.4752), abs=1e-4)
     for text in ("-0.5", "n = 3", "95 % interval", "adjusted"):
         assert text in verdict.sentence
-    assert lower("b", "a", "x").judge(t).verdict == "not reproduced"
-    assert lower("a", "b", "x", by=0.49).judge(t).verdict == "inconclusive"
-    assert lower("a", "b", "x", by=0.6).judge(t).verdict == "not reproduced"
+    assert verdict_of(lower("b", "a", "x"), t).verdict == "not reproduced"
+    assert verdict_of(lower("a", "b", "x", by=0.49), t).verdict == "inconclusive"
+    assert verdict_of(lower("a", "b", "x", by=0.6), t).verdict == "not reproduced"
 
 
 def test_equal_needs_the_whole_interval_inside():
     same = [2.0, 2.1, 2.2]
     near = table(a=same, b=[2.001, 2.1, 2.199])
-    assert equal("a", "b", "x", 0.02).judge(near).verdict == "reproduced"
-    assert equal("a", "b", "x", 0.002).judge(near).verdict == "inconclusive"
+    assert verdict_of(equal("a", "b", "x", 0.02), near).verdict == "reproduced"
+    assert verdict_of(equal("a", "b", "x", 0.002), near).verdict == "inconclusive"
     far = table(a=same, b=[2.101, 2.2, 2.299])
-    assert equal("a", "b", "x", 0.02).judge(far).verdict == "not reproduced"
+    assert verdict_of(equal("a", "b", "x", 0.02), far).verdict == "not reproduced"
 
 
 def test_beats_compares_with_a_constant():
     t = table(a=[2.0, 2.01, 2.02], yardsticks={"6-gram": 2.47, "xz": 1.9, "y": 2.012})
-    words = [beats("a", y, "x").judge(t).verdict for y in ("6-gram", "xz", "y")]
+    words = [verdict_of(beats("a", y, "x"), t).verdict for y in ("6-gram", "xz", "y")]
     assert words == ["reproduced", "not reproduced", "inconclusive"]
     with pytest.raises(ValueError, match="'7-gram'.*6-gram"):
-        beats("a", "7-gram", "x").judge(t)
+        verdict_of(beats("a", "7-gram", "x"), t)
 
 
 def test_holm_makes_a_verdict_harder_when_claims_are_added():
     t = table(a=[1.0, 1.04, 1.02], b=[1.07, 1.09, 1.11], c=[1.0, 1.1, 1.05])
     claim, other = lower("a", "b", "x"), lower("a", "c", "x")
-    alone, family = claim.judge(t), judge([(claim, t)] + [(other, t)] * 3)
+    alone, family = verdict_of(claim, t), judge([(claim, t)] + [(other, t)] * 3)
     assert alone.verdict == "reproduced"
     assert family[0].p_adjusted == pytest.approx(4 * alone.p)
     assert family[0].verdict == "inconclusive"
@@ -205,14 +212,16 @@ def test_diverged_run_is_stated_not_dropped():
     results["a"] = {**results["a"], 3: {"status": "diverged", "diverged_at": 40}}
     t = Table(results)
     for criterion in (lower("a", "b", "x"), at_least(0.5, "x", "a")):
-        verdict = criterion.judge(t)
+        verdict = verdict_of(criterion, t)
         assert verdict.verdict == "inconclusive"
         assert "a seed 3: diverged at step 40" in verdict.sentence
         assert verdict.estimate is None
 
 
 def test_not_a_number_is_a_missing_figure():
-    verdict = lower("a", "b", "x").judge(table(a=[1.0, math.nan, 1.0], b=[2.0] * 3))
+    verdict = verdict_of(
+        lower("a", "b", "x"), table(a=[1.0, math.nan, 1.0], b=[2.0] * 3)
+    )
     assert verdict.verdict == "inconclusive"
     assert "a seed 1: not finite" in verdict.sentence
 
@@ -226,7 +235,7 @@ def test_arm_that_this_tier_leaves_out_is_stated_and_keeps_its_place():
 
 
 def test_two_seeds_give_points_and_no_interval():
-    verdict = lower("a", "b", "x").judge(table(a=[1.0, 1.0], b=[2.0, 2.1]))
+    verdict = verdict_of(lower("a", "b", "x"), table(a=[1.0, 1.0], b=[2.0, 2.1]))
     assert verdict.verdict == "inconclusive"
     assert verdict.low is None and verdict.p is None
     assert "points -1, -1.1" in verdict.sentence
@@ -235,15 +244,15 @@ def test_two_seeds_give_points_and_no_interval():
 def test_seeds_that_do_not_match_are_an_error():
     t = table(a=[1.0, 1.1, 1.2], b=[2.0, 2.1, 2.2, 2.3])
     with pytest.raises(ValueError, match=r"\[0, 1, 2\] and \[0, 1, 2, 3\]"):
-        lower("a", "b", "x").judge(t)
+        verdict_of(lower("a", "b", "x"), t)
 
 
 def test_rate_on_the_edge_withholds_only_what_it_touches():
     t = table(edge=["a"], a=[1.0, 1.1, 1.2], b=[2.0, 2.1, 2.21], c=[3.0, 3.1, 3.2])
-    assert lower("a", "b", "x").judge(t).verdict == "withheld"
-    assert "a lies on the edge" in lower("a", "b", "x").judge(t).sentence
-    assert lower("b", "c", "x").judge(t).verdict == "reproduced"
-    assert at_least(0.5, "x").judge(t).verdict == "withheld"
+    assert verdict_of(lower("a", "b", "x"), t).verdict == "withheld"
+    assert "a lies on the edge" in verdict_of(lower("a", "b", "x"), t).sentence
+    assert verdict_of(lower("b", "c", "x"), t).verdict == "reproduced"
+    assert verdict_of(at_least(0.5, "x"), t).verdict == "withheld"
 
 
 @pytest.mark.parametrize(
@@ -258,17 +267,61 @@ def test_rate_on_the_edge_withholds_only_what_it_touches():
     ],
 )
 def test_threshold_needs_five_seeds_that_agree(values, verdict):
-    assert at_least(0.99, "x", "a").judge(table(a=values)).verdict == verdict
+    assert verdict_of(at_least(0.99, "x", "a"), table(a=values)).verdict == verdict
     mirrored = table(a=[-v for v in values])
-    assert at_most(-0.99, "x", "a").judge(mirrored).verdict == verdict
+    assert verdict_of(at_most(-0.99, "x", "a"), mirrored).verdict == verdict
 
 
 def test_threshold_for_all_arms_fails_with_one_of_them():
     good, mixed, bad = [1.0] * 5, [1.0, 0.0, 1.0, 1.0, 1.0], [0.0] * 5
     criterion = at_least(0.99, "x")
-    assert criterion.judge(table(a=good, b=good)).verdict == "reproduced"
-    assert criterion.judge(table(a=good, b=mixed)).verdict == "inconclusive"
-    assert criterion.judge(table(a=mixed, b=bad)).verdict == "not reproduced"
+    assert verdict_of(criterion, table(a=good, b=good)).verdict == "reproduced"
+    assert verdict_of(criterion, table(a=good, b=mixed)).verdict == "inconclusive"
+    assert verdict_of(criterion, table(a=mixed, b=bad)).verdict == "not reproduced"
+
+
+def cells(**arms):
+    """The table whose arms are named arm@cell; `__` in a name stands for the @."""
+    t = table(**arms)
+    named = {name.replace("__", "@"): seeds for name, seeds in t.results.items()}
+    return Table(named)
+
+
+def test_a_threshold_for_a_name_without_its_cell_is_for_every_cell():
+    good, mixed, bad = [1.0] * 5, [1.0, 0.0, 1.0, 1.0, 1.0], [0.0] * 5
+    criterion, one = at_least(0.99, "x", "a"), at_least(0.99, "x", "a@small")
+    t = cells(a__small=good, a__large=good, ab__small=bad, b__small=bad)
+    verdict = verdict_of(criterion, t)
+    assert verdict.verdict == "reproduced" and verdict.p is None
+    for text in ("5 of 5 seeds of a@small", "5 of 5 seeds of a@large"):
+        assert text in verdict.sentence
+    assert "ab@small" not in verdict.sentence
+    mixed_cell = cells(a__small=good, a__large=mixed)
+    assert verdict_of(criterion, mixed_cell).verdict == "inconclusive"
+    assert verdict_of(one, mixed_cell).verdict == "reproduced"
+    bad_cell = cells(a__small=good, a__large=bad)
+    assert verdict_of(criterion, bad_cell).verdict == "not reproduced"
+    lost = cells(a__small=good, a__large=[*good[:4], "not run"])
+    assert "a@large seed 4: not run" in verdict_of(criterion, lost).sentence
+    assert verdict_of(criterion, lost).verdict == "inconclusive"
+
+
+def test_a_threshold_says_whether_five_seeds_would_decide_it():
+    good, mixed, bad = [1.0] * 5, [1.0, 0.0, 1.0, 1.0, 1.0], [0.0] * 5
+    criterion = at_least(0.99, "x", "a")
+    for values in (good[:4], bad[:4], good[:1]):
+        verdict = verdict_of(criterion, cells(a__small=values, a__large=good))
+        assert (verdict.verdict, verdict.seeds) == ("inconclusive", "5")
+        assert verdict.sentence.endswith("; 5 seeds would decide it.")
+    # A cell whose seeds all miss it decides, whatever those of another do.
+    assert (
+        verdict_of(criterion, cells(a__small=mixed[:4], a__large=bad[:4])).seeds == "5"
+    )
+    for values in (mixed, mixed[:4]):
+        verdict = verdict_of(criterion, cells(a__small=values, a__large=good))
+        assert (verdict.verdict, verdict.seeds) == ("inconclusive", None)
+        assert "the seeds disagree" in verdict.sentence
+        assert "would decide" not in verdict.sentence
 
 
 def test_thresholds_take_no_place_in_the_family():
@@ -280,7 +333,7 @@ def test_thresholds_take_no_place_in_the_family():
 def test_names_that_do_not_exist_are_errors_with_the_known_ones():
     t = table(a=[1.0] * 3, b=[2.0] * 3)
     with pytest.raises(ValueError, match="'y'.*status.*x"):
-        lower("a", "b", "y").judge(t)
+        verdict_of(lower("a", "b", "y"), t)
     with pytest.raises(ValueError, match="'c'.*'a', 'b'"):
         t.column("c", "x")
     with pytest.raises(ValueError, match="margin is 0"):
@@ -292,5 +345,5 @@ def test_names_that_do_not_exist_are_errors_with_the_known_ones():
 def test_unavailable_protocol_is_missing_with_its_reason():
     done = {"status": "done", "stream": {"unavailable": "no cache"}}
     t = Table({arm: {seed: done for seed in range(3)} for arm in "ab"})
-    verdict = lower("a", "b", "stream.bits_per_byte").judge(t)
+    verdict = verdict_of(lower("a", "b", "stream.bits_per_byte"), t)
     assert "unavailable: no cache" in verdict.sentence

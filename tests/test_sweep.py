@@ -27,7 +27,8 @@ from lm.stats import Claim, lower
 QUESTION = "Which is better?"
 ARMS = {{"attention": ("attention",), "lstm": ("lstm",)}}
 AXES = ("model.pattern", "optim.lr", "seed")
-MATCH = Match("params", 40_000, by="model.mlp_width")
+MATCH = {match}
+{lines}
 
 
 def runs(tier):
@@ -39,41 +40,54 @@ def runs(tier):
     return Runs(config, {seeds}, {rate}, (MATCH,))
 
 
-CLAIMS = (Claim("one is better", lower("lstm", "attention")),)
+CLAIMS = (Claim("one is better", lower("lstm{cell}", "attention{cell}")),)
 """
+MATCH = 'Match("params", 40_000, by="model.mlp_width")'
+LADDER = "Ladder(start=5e-4, ratio=2)"
 
 
-def write(folder, seeds=(0, 1), rate="1e-2", steps=20) -> Path:
+def write(
+    folder, seeds=(0, 1), rate="1e-2", steps=20, match=MATCH, lines="", cell=""
+) -> Path:
     path = folder / "experiment.py"
-    path.write_text(TEXT.format(seeds=seeds, rate=rate, steps=steps))
+    found = dict(seeds=seeds, rate=rate, steps=steps, match=match, lines=lines)
+    path.write_text(TEXT.format(**found, cell=cell))
     return path
 
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    """Workers that train nothing: a run's figure is `figure(arm, lr, seed)`."""
+    """Workers that train nothing: a run's figure is `figure(arm, lr, seed)`.
+
+    other: the same, of nats_per_token. seconds: of a step, by arm. share: of the target
+    that a fit achieves.
+    """
     monkeypatch.chdir(ROOT)
     trained = []
 
-    def use(figure):
+    def use(figure, other=lambda *_: 0.0, seconds=lambda arm: 1.0, share=1.0):
         def run(tasks, places, log):
             for task in tasks:
                 if task.function == "fit":
-                    yield Outcome(task, "done", (100, task.arguments[2]), "")
+                    achieved = share * task.arguments[2]
+                    yield Outcome(task, "done", (100, achieved), "")
                 elif task.function == "speed":
-                    value = {"step_seconds": 1.0, "tokens_per_second": 9.0, "steps": 2}
+                    value = {"step_seconds": seconds(task.id.split("/")[1])}
+                    value |= {"tokens_per_second": 9.0, "steps": 2}
                     yield Outcome(task, "done", value, "")
                 else:
                     config = json.loads(task.arguments[0])
-                    arm = config["model"]["pattern"][0]
-                    value = figure(arm, config["optim"]["lr"], config["seed"])
                     workdir = Path(task.arguments[1])
+                    arm = workdir.parent.name
+                    place = (arm, config["optim"]["lr"], config["seed"])
+                    window = {"bits_per_byte": figure(*place)}
+                    window["nats_per_token"] = other(*place)
                     workdir.mkdir(parents=True)
                     done = {"status": "done", "diverged_at": None}
-                    window = {"validation": {"window": {"bits_per_byte": value}}}
-                    text = json.dumps(done | window)
-                    (workdir / "result.json").write_text(text)
-                    trained.append((arm, config["optim"]["lr"], config["seed"]))
+                    steps = {"duration": config["train"]["duration"]}
+                    text = done | steps | {"validation": {"window": window}}
+                    (workdir / "result.json").write_text(json.dumps(text))
+                    trained.append(place)
                     yield Outcome(task, "done", done, "")
 
         monkeypatch.setattr(workers, "run", run)
@@ -136,6 +150,109 @@ def test_after_ten_rungs_the_edge_is_flagged(stand_ins, tmp_path):
     assert best["lstm"]["edge"] and not best["attention"]["edge"]
     tuned = [t for t in trained if t[2] >= 1000]
     assert len(tuned) == 2 * 10
+
+
+CELLS = 'CELLS = {"d16": {"model.width": 16}, "d32": {"model.width": 32}}'
+BEST = {
+    "attention@d16": 1e-3,
+    "attention@d32": 2e-3,
+    "lstm@d16": 8e-3,
+    "lstm@d32": 4e-3,
+}
+
+
+@pytest.mark.parametrize("reference", [None, "d16"])
+def test_tuning_once_gives_every_cell_the_rates_of_the_reference(
+    reference, stand_ins, tmp_path
+):
+    trained = stand_ins(bowl(BEST))
+    lines = f'{CELLS}\nREFERENCE = "{reference}"' if reference else CELLS
+    path = write(tmp_path, rate=LADDER, lines=lines, cell="@d16")
+    assert compare.compare(path, "tiny", tmp_path / "out", False, 1) == 0
+    cell = reference or "d32"  # the last
+    tuned = [(arm, lr) for arm, lr, seed in trained if seed >= 1000]
+    assert {arm for arm, _ in tuned} == {f"attention@{cell}", f"lstm@{cell}"}
+    assert len(tuned) == 2 * 6
+    rates = {arm: BEST[f"{arm.split('@')[0]}@{cell}"] for arm in BEST}
+    plan = plan_of(tmp_path / "out")
+    assert plan["best"]["params"] == {
+        arm: {"lr": rate, "edge": False} for arm, rate in rates.items()
+    }
+    final = sorted((arm, lr, seed) for arm, lr, seed in trained if seed < 1000)
+    assert final == sorted((a, lr, s) for a, lr in rates.items() for s in (0, 1))
+    assert f"in the cell {cell} for all cells" in plan["rate_note"]
+
+
+def test_tuning_per_cell_gives_every_arm_of_every_cell_its_own_rate(
+    stand_ins, tmp_path
+):
+    trained = stand_ins(bowl(BEST))
+    lines = f'{CELLS}\nTUNE = "per cell"'
+    path = write(tmp_path, rate=LADDER, lines=lines, cell="@d16")
+    assert compare.compare(path, "tiny", tmp_path / "out", False, 1) == 0
+    assert sum(seed >= 1000 for *_, seed in trained) == 4 * 6
+    best = plan_of(tmp_path / "out")["best"]["params"]
+    assert {arm: chosen["lr"] for arm, chosen in best.items()} == BEST
+
+
+def test_a_ladder_chooses_by_the_figure_that_it_names(stand_ins, tmp_path):
+    bits, nats = ({"attention": a, "lstm": b} for a, b in ((2e-3, 4e-3), (8e-3, 1e-3)))
+    by = {None: ("bits_per_byte", bits), "nats_per_token": ("nats_per_token", nats)}
+    for given, (name, best) in by.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        stand_ins(bowl(bits), bowl(nats))
+        rate = LADDER.replace(")", f', by="validation.window.{given}")')
+        path = write(folder, rate=rate if given else LADDER)
+        compare.compare(path, "tiny", folder / "out", False, 1)
+        plan = plan_of(folder / "out")
+        found = {arm: c["lr"] for arm, c in plan["best"]["params"].items()}
+        assert found == best
+        assert plan["tuned_by"] == f"validation.window.{name}"
+
+
+SECONDS = 'Match("seconds", 60, by="train.duration")'
+
+
+def test_durations_of_so_many_seconds_are_those_of_the_first_timing(
+    stand_ins, tmp_path
+):
+    def durations():
+        paths = out.glob("runs/*/*/*/result.json")
+        found = [(p.parent.parent.name, json.loads(p.read_text())) for p in paths]
+        return sorted((arm, result["duration"]) for arm, result in found)
+
+    out = tmp_path / "out"
+    level = bowl({"attention": 1e-2, "lstm": 1e-2})
+    trained = stand_ins(level, seconds={"attention": 0.5, "lstm": 0.21}.get)
+    path = write(tmp_path, match=SECONDS)
+    compare.compare(path, "tiny", out, False, 1)
+    steps = [("attention", "120 steps")] * 2 + [("lstm", "286 steps")] * 2
+    assert durations() == steps and len(trained) == 4
+    (match,) = plan_of(out)["matches"]
+    assert match["fitted"]["lstm"]["achieved"] == pytest.approx(286 * 0.21)
+
+    lost = next(out.glob("runs/*/lstm/*/result.json"))
+    lost.unlink()
+    lost.parent.rmdir()
+    again = stand_ins(level, seconds=lambda arm: 1.0)
+    compare.compare(path, "tiny", out, False, 1)
+    assert durations() == steps and len(again) == 5  # one more than before
+    assert plan_of(out)["matches"] == [match]
+
+
+def test_an_arm_off_the_budget_is_refused(stand_ins, tmp_path):
+    level = bowl({"attention": 1e-2, "lstm": 1e-2})
+    trained = stand_ins(level, share=1.02)
+    words = r"model\.mlp_width=100 gives params 40,800, \+2\.0 % of the 40,000"
+    with pytest.raises(ValueError, match=words):
+        compare.compare(write(tmp_path), "tiny", tmp_path / "out", False, 1)
+    stand_ins(level, seconds={"attention": 1.0, "lstm": 8.5}.get)  # 7 steps or 8
+    words = r"train\.duration=7 steps gives seconds 59\.5, -.* % of the 62"
+    with pytest.raises(ValueError, match=words):
+        path = write(tmp_path, match=SECONDS.replace("60", "62"))
+        compare.compare(path, "tiny", tmp_path / "out", False, 1)
+    assert not trained and not (tmp_path / "out/plan.json").exists()
 
 
 def test_a_second_call_trains_nothing_and_another_file_is_refused(stand_ins, tmp_path):

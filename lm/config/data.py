@@ -15,6 +15,15 @@ PATHS = {
     "parquet": "'pages/*.parquet'",
     "tfds": "wiki40b/en",
 }
+DURATIONS = (
+    "train.duration",
+    "optim.warmup",
+    "optim.decay",
+    "train.polyak_start",
+    "eval.every",
+    "run.checkpoint_every",
+    "run.log_every",
+)
 
 
 def check_data(values: dict[str, Any]) -> None:
@@ -89,9 +98,8 @@ def _check_task(values: dict[str, Any]) -> None:
             f"train.state='carry' goes on with a text, and the rows of {TASK}kind="
             f"{fields['kind']!r} have nothing to do with each other: take reset"
         )
-    counted = [k for k, v in values.items() if isinstance(v, str) and "epoch" in v]
-    for key in ("train.duration", "optim.warmup", "optim.decay", "eval.every"):
-        if key in counted and task.examples is None:
+    for key in DURATIONS:
+        if "epoch" in values[key] and task.examples is None:
             raise ConfigError(
                 f"{key}={values[key]!r}: rows of {TASK}kind={fields['kind']!r} are "
                 f"new at every step, so there is no epoch; count steps, or set "

@@ -5,6 +5,7 @@ a longer test scores is only what no row of training reached.
 """
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -47,9 +48,10 @@ def tests(fields: Mapping[str, Any]) -> dict[str, Task]:
                     f"{prefix}{field}={values[field]!r}: valid are {', '.join(names)}"
                 )
         for field, value in values.items():
-            low = 0 if isinstance(value, float) else 1
-            if isinstance(value, int | float) and value < low:
-                raise ConfigError(f"{prefix}{field}={value} must be at least {low}")
+            if isinstance(value, int) and value < 1:
+                raise ConfigError(f"{prefix}{field}={value} must be at least 1")
+            if isinstance(value, float) and not 0 <= value < math.inf:
+                raise ConfigError(f"{prefix}{field}={value} must be 0 or more, finite")
         if wrong := test.contradiction():
             field, words = wrong
             raise ConfigError(f"{prefix}{field}={values[field]!r} {words}")

@@ -24,6 +24,20 @@ def draw(c: Comparison, match: str, table: Table) -> list[Picture]:
     drawn = tasks.drawn(c, match, style) if c.task else _text(c, match, table, style)
     names = {c.base(arm): arm for arm in c.cells[c.shown]}
     of_cell = f" Cell {c.shown}." if c.shown else ""
+    protocol = c.headline.split(".")[1]
+    drawn["position"] = (
+        plots.curves(
+            {
+                name: _by_position(c.done(match, arm), protocol)
+                for name, arm in names.items()
+            },
+            style,
+            "place in the row (1 = first token)",
+            "test loss (nats per token)",
+            log_x=True,
+        ),
+        "Loss by position: what more context is worth to each arm." + of_cell,
+    )
     drawn["state"] = (
         plots.state(
             {name: _state(c.done(match, arm)) for name, arm in names.items()},
@@ -92,17 +106,6 @@ def _text(c: Comparison, match: str, table: Table, style) -> dict[str, tuple]:
             "The same over training compute: three times the model FLOPs of a forward "
             "pass, for each token.",
         ),
-        "position": (
-            plots.curves(
-                {name: _by_position(c.done(match, arm)) for name, arm in names.items()},
-                style,
-                "place in the window (1 = first predicted token)",
-                "test loss (nats per token)",
-                log_x=True,
-            ),
-            "Loss by position in the window: what more context is worth to each arm."
-            + of_cell,
-        ),
     }
 
 
@@ -123,11 +126,11 @@ def _curves(c: Comparison, match: str, names: dict[str, str]):
     return tokens, flops
 
 
-def _by_position(results: list[dict]) -> list[Curve]:
+def _by_position(results: list[dict], protocol: str) -> list[Curve]:
     """Curve of each seed; a bucket stands at its geometric middle, counted from 1."""
     curves = []
     for result in results:
-        rows = result["test"]["window"]["by_position"]
+        rows = result["test"][protocol]["by_position"]
         x = [math.sqrt((first + 1) * (last + 1)) for first, last, _ in rows]
         curves.append(Curve(x, [nats for _, _, nats in rows]))
     return curves

@@ -7,12 +7,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from lm.report.labels import name_ends
 from lm.report.plots import RULES, SIZE
-from lm.results import Comparison, figure
+from lm.results import SHARES, Comparison, cost
 
 RATES = (
     "Validation figure, lower is better, of each learning rate: mean over the tuning "
-    "seeds. Ringed: the arm's best; bars: its ladder's ends; crosses above: a run "
-    "diverged or failed. Values far above the rest are cut off."
+    "seeds. Ringed: the rate that was taken, of several as good the middle one; bars: "
+    "the ladder's ends; crosses above: a run diverged or failed. Values far above the "
+    "rest are cut off."
 )
 BEST_OF = (
     "Expected best validation figure, lower is better, of n rates drawn from the "
@@ -28,7 +29,7 @@ def rungs(c: Comparison, match: str, arm: str) -> dict[float, float]:
     for run in c.plan["runs"]:
         if run["tuning"] and (run["match"], run["arm"]) == (match, arm):
             reason = c.reasons.get(run["id"])
-            value = figure(reason or c.results[run["id"]], metric)
+            value = cost(reason or c.results[run["id"]], metric)
             by_rate.setdefault(run["lr"], []).append(value)
     return {
         rate: sum(math.inf if isinstance(v, str) else v for v in values) / len(values)
@@ -56,9 +57,11 @@ def drawn(c: Comparison, match: str, style) -> dict[str, tuple]:
     for cell, arms in c.cells.items():
         by_arm = {c.base(arm): rungs(c, match, arm) for arm in arms}
         by_arm = {arm: held for arm, held in by_arm.items() if held}
+        taken = {c.base(arm): c.best(match, arm).get("lr") for arm in arms}
         if any(math.isfinite(v) for held in by_arm.values() for v in held.values()):
             suffix, of_cell = (f"-{cell}", f" Cell {cell}.") if cell else ("", "")
-            figures[f"rates{suffix}"] = (_rates(by_arm, style, label), RATES + of_cell)
+            chart = _rates(by_arm, taken, style, label)
+            figures[f"rates{suffix}"] = (chart, RATES + of_cell)
             best = {a: expected_best(list(held.values())) for a, held in by_arm.items()}
             chart = _best_of(best, style, f"expected best {label}")
             figures[f"best_of{suffix}"] = (chart, BEST_OF + of_cell)
@@ -66,12 +69,14 @@ def drawn(c: Comparison, match: str, style) -> dict[str, tuple]:
 
 
 def _label(c: Comparison) -> str:
-    """validation.same.nats_per_token -> validation nats per token."""
+    """validation.x2.accuracy -> 1 - validation accuracy (x2)."""
     parts = c.plan.get("tuned_by", "validation.window.bits_per_byte").split(".")
-    return f"{parts[0]} {parts[-1]}".replace("_", " ")
+    sign = "1 - " if parts[-1] in SHARES else ""
+    test = "" if parts[1] in ("window", "same") else f" ({parts[1]})"
+    return f"{sign}{parts[0]} {parts[-1]}{test}".replace("_", " ")
 
 
-def _rates(by_arm: dict[str, dict[float, float]], style, label: str):
+def _rates(by_arm: dict[str, dict[float, float]], taken: dict, style, label: str):
     values = sorted(v for held in by_arm.values() for v in held.values())
     values = [v for v in values if math.isfinite(v)]
     low, upper = values[0], values[len(values) * 3 // 4]
@@ -101,9 +106,9 @@ def _rates(by_arm: dict[str, dict[float, float]], style, label: str):
             sides = [i for i in (0, -1) if list(held)[i] == x[i]]
             bars = dict(color=color, ls="none", marker="|", ms=16, mew=2)
             axes.plot([x[i] for i in sides], [y[i] for i in sides], **bars)
-            best = min(kept, key=kept.get)
-            ring = dict(marker="o", ms=14, mfc="none", mec=color, mew=2)
-            axes.plot(best, kept[best], **ring)
+            if taken[arm] in kept:
+                ring = dict(marker="o", ms=14, mfc="none", mec=color, mew=2)
+                axes.plot(taken[arm], kept[taken[arm]], **ring)
             ends.append((x[-1], min(y[-1], top), arm))
         rates = sorted({rate for held in by_arm.values() for rate in held})
         axes.set_xticks(rates[:: -(-len(rates) // 7)])

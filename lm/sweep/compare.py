@@ -3,20 +3,20 @@
 import json
 import math
 import time
+from itertools import zip_longest
 from pathlib import Path
 
-from lm import config as configs
 from lm import experiment as experiments
 from lm import report as reports
 from lm.config import ConfigError
 from lm.data import Synthetic, as_bytes, prepare, yardsticks
 from lm.experiment import Experiment, Ladder, Runs
-from lm.results import figure, read_json
+from lm.results import cost, read_json
 from lm.signals import interrupts
 from lm.sweep import plan as plans
 from lm.sweep import workers
 from lm.sweep.plan import Fitted
-from lm.sweep.workers import Slot, Task
+from lm.sweep.workers import Slot
 from lm.workdir import append_row, workdir_lock, write_json
 
 
@@ -153,21 +153,18 @@ class Sweep:
         """Trains what is not trained yet; the number of rows that failed."""
         self.plan["runs"] += [row for row in rows if row not in self.plan["runs"]]
         write_json(self.out / "plan.json", self.plan)
-        waiting = {row["id"]: row for row in rows if self._result(row) is None}
+        waiting = [row for row in rows if self._result(row) is None]
         if len(waiting) < len(rows):
             print(f"{len(rows) - len(waiting)} of {len(rows)} runs are done already")
-        tasks = []
-        for row in waiting.values():
-            arm = self.fitted[row["match"]][row["arm"]]
-            changes = {"optim.lr": row["lr"], "seed": row["seed"]}
-            config = configs.resolve(configs.override(arm.config, changes))
-            arguments = (plans.to_json(config), str(self.out / row["workdir"]))
-            group = f"{row['match']}/{row['arm']}"
-            tasks.append(Task(row["id"], "run", arguments, group))
+        parts = workers.together(waiting, workers.members(), len(self.places))
+        tasks = {plans.task(part, self.fitted, self.out): part for part in parts}
         began, failed = time.perf_counter(), 0
-        outcomes = workers.run(tasks, self.places, self.out / "logs")
-        for number, outcome in enumerate(outcomes, 1):
-            row, value = waiting[outcome.task.id], outcome.value or {}
+        ended = (
+            (outcome, row, value or {})
+            for outcome in workers.run(list(tasks), self.places, self.out / "logs")
+            for row, value in zip_longest(tasks[outcome.task], outcome.each)
+        )
+        for number, (outcome, row, value) in enumerate(ended, 1):
             status = value.get("status", outcome.status)
             reason = outcome.reason
             if status == "diverged":
@@ -178,9 +175,9 @@ class Sweep:
             append_row(self.out / "ledger.jsonl", entry | facts | {"seconds": seconds})
             failed += outcome.status != "done"
             told = reason or value.get("told", "")
-            left = int(seconds / number * (len(tasks) - number))
+            left = int(seconds / number * (len(waiting) - number))
             print(
-                f"{number}/{len(tasks)}  {row['id']}  {status}  {told}  "
+                f"{number}/{len(waiting)}  {row['id']}  {status}  {told}  "
                 f"{left // 60}:{left % 60:02d} left",
                 flush=True,
             )
@@ -236,7 +233,7 @@ class Sweep:
             total = 0.0
             for seed in ladder.seeds:
                 result = self._result(self._row(*place, ladder.rate(rung), seed, True))
-                value = figure(result or "not finished", self.plan["tuned_by"])
+                value = cost(result or "not finished", self.plan["tuned_by"])
                 total += math.inf if isinstance(value, str) else value
             return total
 

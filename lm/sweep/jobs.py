@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lm import config as configs
-from lm import count, model, optim, runtime, sharding, train
+from lm import count, model, optim, population, runtime, sharding, train
 from lm.data import prepare, train_batches
 from lm.program import program
 
@@ -32,7 +32,16 @@ def fit(config_json: str, quantity: str, target: float, by: str, vocab_size: int
 
 def run(config_json: str, workdir: str) -> dict:
     """Trains one run; its status and headline figures."""
-    result = train.run(configs.from_json(config_json), Path(workdir))
+    return _facts(train.run(configs.from_json(config_json), Path(workdir)))
+
+
+def members(config_jsons: tuple[str, ...], workdirs: tuple[str, ...]) -> list[dict]:
+    """`run` of each, all as one program."""
+    members = [configs.from_json(text) for text in config_jsons]
+    return list(map(_facts, population.run(members, list(map(Path, workdirs)))))
+
+
+def _facts(result: dict) -> dict:
     facts = {key: result[key] for key in ("status", "diverged_at")}
     return facts | {"told": headline(result)}
 

@@ -171,8 +171,23 @@ def describe(
     }
 
 
+def task(rows: list[dict], fitted: Fitted, out: Path) -> Task:
+    """To train these runs of plan.json as one program: of one match and arm."""
+    first, made = rows[0], []
+    for row in rows:
+        arm = fitted[row["match"]][row["arm"]]
+        changes = {"optim.lr": row["lr"], "seed": row["seed"]}
+        config = configs.resolve(configs.override(arm.config, changes))
+        made.append((to_json(config), str(out / row["workdir"])))
+    group = f"{first['match']}/{first['arm']}"
+    if len(rows) == 1:
+        return Task(first["id"], "run", made[0], group)
+    name = f"{first['id']} and {len(rows) - 1} more"
+    return Task(name, "members", tuple(zip(*made, strict=True)), group)
+
+
 def tuned_by(rate: float | Ladder, task: dict | None) -> str:
-    """Dotted path of the validation figure that chooses a rate; lower is better."""
+    """Dotted path of the validation figure that chooses a rate."""
     if isinstance(rate, Ladder) and rate.by:
         return rate.by
     same, window = "validation.same.nats_per_token", "validation.window.bits_per_byte"

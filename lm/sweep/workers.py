@@ -22,6 +22,10 @@ from lm.signals import EXIT_PREEMPTED, leave
 
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 60.0  # what workers get to save in once a signal has come
+# Most runs that train as one program (lm/population.py), by the kind of device: on a
+# CPU they are slower than one after another (docs/performance.md), else unmeasured.
+MEMBERS = {"cpu": 1}
+OTHER_MEMBERS = 24
 
 
 class Task(NamedTuple):
@@ -43,6 +47,13 @@ class Outcome(NamedTuple):
     status: str
     value: Any
     reason: str
+
+    @property
+    def each(self) -> list:
+        """Values of the runs of a task of one or more; empty where there is none."""
+        if self.value is None:
+            return []
+        return self.value if isinstance(self.value, list) else [self.value]
 
 
 class Slot(NamedTuple):
@@ -87,6 +98,28 @@ def slots(
         )
         for i, names in enumerate(groups)
     ]
+
+
+def members(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
+    """Most runs that a task should have, on the devices there are."""
+    cards = accelerators.usable(root, environment)
+    return MEMBERS.get(cards.kind if cards else "cpu", OTHER_MEMBERS)
+
+
+def together(rows: list[dict], most: int, places: int) -> list[list[dict]]:
+    """Runs in parts of up to `most` of one match and arm, each a program of its own.
+
+    Smaller parts where a worker would have none.
+    """
+    most = min(most, -(-len(rows) // places))
+    groups: dict = {}
+    for row in rows:
+        groups.setdefault((row["match"], row["arm"]), []).append(row)
+    parts = []
+    for group in groups.values():
+        count = -(-len(group) // most)
+        parts += [group[first::count] for first in range(count)]
+    return parts
 
 
 def run(tasks: Sequence[Task], places: Sequence[Slot], log: Path) -> Iterator[Outcome]:
