@@ -59,6 +59,15 @@ class Experiment:
         places = itertools.product(self.bases, self.cells or [""])
         return {named(base, cell): (base, cell) for base, cell in places}
 
+    @property
+    def tuned(self) -> dict[str, str]:
+        """{arm: the arm whose learning rate is its own}."""
+        once = self.tune == "once"
+        return {
+            arm: named(base, self.reference) if once else arm
+            for arm, (base, _) in self.arms.items()
+        }
+
 
 def named(base: str, cell: str) -> str:
     """The name of an arm in a cell."""

@@ -14,6 +14,7 @@ import pytest
 
 import lm
 from lm import config as configs
+from lm.config import ConfigError
 from lm.results import read_lines
 from lm.sweep import compare, workers
 from lm.sweep.workers import Outcome, Slot, Task
@@ -248,7 +249,7 @@ def test_an_arm_off_the_budget_is_refused(stand_ins, tmp_path):
     with pytest.raises(ValueError, match=words):
         compare.compare(write(tmp_path), "tiny", tmp_path / "out", False, 1)
     stand_ins(level, seconds={"attention": 1.0, "lstm": 8.5}.get)  # 7 steps or 8
-    words = r"train\.duration=7 steps gives seconds 59\.5, -.* % of the 62"
+    words = r"arm 'lstm' is off budget: train\.duration=7 steps gives seconds 59\.5, -.* % of the 62"
     with pytest.raises(ValueError, match=words):
         path = write(tmp_path, match=SECONDS.replace("60", "62"))
         compare.compare(path, "tiny", tmp_path / "out", False, 1)
@@ -279,6 +280,33 @@ def test_dry_prints_the_runs_and_trains_none(stand_ins, tmp_path, capsys):
     assert not trained and not (tmp_path / "out" / "plan.json").exists()
     # 2 arms x (6 rungs + 2 seeds) of 2 steps of 1 s, by two workers.
     assert "16 runs, 0.01 hours" in printed
+
+
+def test_dry_counts_tuning_where_it_is_done(stand_ins, tmp_path, capsys):
+    stand_ins(bowl(BEST))
+    for tune, runs in (("once", 4 * 2 + 2 * 6), ("per cell", 4 * 2 + 4 * 6)):
+        lines = f'{CELLS}\nTUNE = "{tune}"'
+        path = write(tmp_path, rate=LADDER, lines=lines, cell="@d16")
+        compare.compare(path, "tiny", tmp_path / "out", True, 2)
+        assert f"\n{runs} runs, " in capsys.readouterr().out
+
+
+def test_arms_have_one_task_and_rates_a_test_of_it(stand_ins, tmp_path):
+    stand_ins(bowl(BEST))
+    task = {"kind": "parity", "length": 32}
+    cells = {"a": {"data.task": task}, "b": {"data.task": task | {"held_out": 8}}}
+    path = write(tmp_path, lines=f"CELLS = {cells}", cell="@a", match='Match("width")')
+    folder = tmp_path / "out"
+    compare.compare(path, "tiny", folder, True, 1)  # both are of one size
+    cells["b"]["data.task"] = task | {"tests": {"x2": {"length": 64}}}
+    path = write(tmp_path, lines=f"CELLS = {cells}", cell="@a", match='Match("width")')
+    with pytest.raises(ConfigError, match="'attention@b' is another task"):
+        compare.compare(path, "tiny", folder, False, 1)
+    rate = LADDER.replace(")", ', by="validation.x3.accuracy")')
+    lines = f"CELLS = {dict(a=cells['b'])}"
+    path = write(tmp_path, rate=rate, lines=lines, cell="@a", match='Match("width")')
+    with pytest.raises(ConfigError, match="Ladder by='x3'.*valid are same, x2"):
+        compare.compare(path, "tiny", folder, False, 1)
 
 
 def test_a_worker_that_dies_costs_its_task_alone(tmp_path):

@@ -82,6 +82,11 @@ def keys(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Key]:
         choose(f"{TASK}kind", kind, TASKS)
         found[f"{TASK}kind"] = Key(str, None, False, kind)
         found |= _fields(TASKS[kind], TASK)
+        for key in values:
+            if key.startswith(TESTS) and len(key.split(".")) != 5:
+                raise ConfigError(
+                    f"{key}: write {TESTS}NAME.FIELD, with a NAME that has no dot"
+                )
         for name in sorted({k.split(".")[3] for k in values if k.startswith(TESTS)}):
             prefix = f"{TESTS}{name}."
             found |= _fields(TASKS[kind], prefix, TASKS[kind].training_only)

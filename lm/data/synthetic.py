@@ -94,11 +94,13 @@ class Synthetic:
     def facts(self) -> dict:
         """What a comparison's plan says of the task; see docs/architecture.md."""
         size = self.task.size
+        of = lambda pair: (pair[0] != SAME, getattr(pair[1], size))
+        tests = dict(sorted(self.tests.items(), key=of))
         return {
             "kind": self.manifest["source"].removeprefix("task "),
             "size": size,
-            "tests": {name: getattr(test, size) for name, test in self.tests.items()},
-            "chance": {name: test.chance for name, test in self.tests.items()},
+            "tests": {name: getattr(test, size) for name, test in tests.items()},
+            "chance": {name: test.chance for name, test in tests.items()},
         }
 
     def rows(self, name: str, seed: tuple[int, ...], index_B) -> Examples:

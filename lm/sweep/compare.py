@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lm import experiment as experiments
 from lm import report as reports
-from lm.config import ConfigError
 from lm.data import Synthetic, as_bytes, prepare, yardsticks
+from lm.errors import ConfigError, choose
 from lm.experiment import Experiment, Ladder, Runs
 from lm.results import cost, read_json
 from lm.signals import interrupts
@@ -35,6 +35,7 @@ def compare(
     # One after another: workers find the token files made.
     data = {arm: prepare(config.data) for arm, config in arms.items()}
     sizes = {arm: corpus.vocab_size for arm, corpus in data.items()}
+    task = _task(data, runs)
     mesh = runs.config.mesh
     places = workers.slots(worker_count, max(mesh.data, 1) * max(mesh.fsdp, 1))
     log = out / "logs"
@@ -45,10 +46,9 @@ def compare(
         fitted = plans.fit(arms, runs, sizes, places, log, known)
         if dry:
             timed = plans.time_steps(fitted, places, log)
-            print(plans.estimate(fitted, runs, timed, len(places)))
+            tuned = set(experiment.tuned.values())
+            print(plans.estimate(fitted, runs, tuned, timed, len(places)))
             return 0
-        first = next(iter(data.values()))
-        task = first.facts() if isinstance(first, Synthetic) else None
         plan = plans.describe(experiment, tier, runs, fitted, task)
         if task is None:
             _write_yardsticks(runs.config.data, out)
@@ -88,6 +88,24 @@ def _same_experiment(experiment: Experiment, tier: str, out: Path) -> None:
             f"{out} holds another comparison (hash {was[0]}, tier {was[1]}; now "
             f"{experiment.hash}, {tier}): take another --out"
         )
+
+
+def _task(data: dict, runs: Runs) -> dict | None:
+    """The facts of the task that all arms have; None of a text.
+
+    ConfigError where arms have several, or rates are chosen by a test it lacks.
+    """
+    facts = [d.facts() if isinstance(d, Synthetic) else None for d in data.values()]
+    for arm, found in zip(data, facts, strict=True):
+        if found != facts[0]:
+            raise ConfigError(
+                f"the data of arm {arm!r} is another task than that of "
+                f"{next(iter(data))!r}: arms and cells of a comparison have one"
+            )
+    names = facts[0]["tests"] if facts[0] else ("window",)
+    by = plans.tuned_by(runs.rate, facts[0])
+    choose("Ladder by", by.split(".")[1], names)
+    return facts[0]
 
 
 def _write_yardsticks(data, out: Path) -> None:
@@ -190,12 +208,7 @@ class Sweep:
 
     def _tune(self, ladder: Ladder) -> int:
         """Chooses each arm's rate on validation, extending the ladder at its ends."""
-        once = self.experiment.tune == "once"
-        reference = self.experiment.reference
-        tuned = {  # arm -> the arm whose rate is its own
-            arm: experiments.named(base, reference) if once else arm
-            for arm, (base, _) in self.experiment.arms.items()
-        }
+        tuned = self.experiment.tuned
         rungs = {
             (match, arm): list(range(ladder.rungs))
             for match, arms in self.fitted.items()

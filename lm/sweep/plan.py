@@ -63,14 +63,14 @@ def _arm(config, match: Match, fit: dict | None) -> Arm:
     return Arm(configs.resolve(changed), fit)
 
 
-def _fit(match: Match, value, achieved: float) -> dict:
-    """ConfigError where an arm would be off the budget by more than 1 %."""
+def _fit(arm: str, match: Match, value, achieved: float) -> dict:
+    """ConfigError where the arm would be off the budget by more than 1 %."""
     error = achieved / match.target - 1
     if abs(error) > 0.01:
         raise ConfigError(
-            f"off budget: {match.by}={value} gives {match.quantity} {achieved:,.6g}, "
-            f"{100 * error:+.1f} % of the {match.target:,} that all arms have: change "
-            "the target"
+            f"arm {arm!r} is off budget: {match.by}={value} gives {match.quantity} "
+            f"{achieved:,.6g}, {100 * error:+.1f} % of the {match.target:,} that all "
+            "arms have: change the target"
         )
     return {"value": value, "achieved": achieved, "error": error}
 
@@ -90,7 +90,8 @@ def _solved(arms: dict, match: Match, vocab_sizes: dict, places, log: Path) -> d
     for outcome in workers.run(tasks, places, log):
         if outcome.status != "done":
             raise ConfigError(f"cannot match {outcome.task.id}: {outcome.reason}")
-        found[outcome.task.id.split("/", 1)[1]] = _fit(match, *outcome.value)
+        arm = outcome.task.id.split("/", 1)[1]
+        found[arm] = _fit(arm, match, *outcome.value)
     return found
 
 
@@ -102,7 +103,7 @@ def _timed(arms: dict, match: Match, places: list[Slot], log: Path) -> dict:
     for arm, figures in timed.items():
         steps = max(round(match.target / figures["step_seconds"]), 1)
         seconds = steps * figures["step_seconds"]
-        found[arm] = _fit(match, f"{steps} steps", seconds)
+        found[arm] = _fit(arm, match, f"{steps} steps", seconds)
     return found
 
 
@@ -210,17 +211,22 @@ def time_steps(fitted: Fitted, places: list[Slot], log: Path) -> dict:
     return timed
 
 
-def estimate(fitted: Fitted, runs: Runs, timed: dict, worker_count: int) -> str:
-    """The runs and their cost, as a table, from each arm's timed step."""
-    tuned = isinstance(runs.rate, Ladder)
-    count = len(runs.seeds)
-    count += runs.rate.rungs * len(runs.rate.seeds) if tuned else 0
+def estimate(
+    fitted: Fitted, runs: Runs, tuned: set[str], timed: dict, worker_count: int
+) -> str:
+    """The runs and their cost, as a table, from each arm's timed step.
+
+    tuned: arms that have rates of their own, where rates are tuned.
+    """
+    ladder = runs.rate if isinstance(runs.rate, Ladder) else None
+    tuning = ladder.rungs * len(ladder.seeds) if ladder else 0
     row = "{:12} {:20} {:>8} {:>6} {:>6} {:>8} {:>7}".format
     lines = [row("match", "arm", "fitted", "runs", "steps", "s/step", "hours")]
     total, number = 0.0, 0
     for match, arms in fitted.items():
         for arm, a in arms.items():
             t = timed[match][arm]
+            count = len(runs.seeds) + (tuning if arm in tuned else 0)
             hours = count * t["steps"] * t["step_seconds"] / 3600
             total, number = total + hours, number + count
             seconds = f"{t['step_seconds']:.3f}"
@@ -232,9 +238,9 @@ def estimate(fitted: Fitted, runs: Runs, timed: dict, worker_count: int) -> str:
         f"{number} runs, {total:.2f} hours of training steps; with {worker_count} "
         f"workers about {total / worker_count:.2f} hours, evaluations apart"
     )
-    if tuned:
+    if ladder:
         lines.append(
             f"a best rate at an end of the ladder adds two rungs to every arm, up to "
-            f"{runs.rate.most}"
+            f"{ladder.most}"
         )
     return "\n".join(lines)
