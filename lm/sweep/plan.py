@@ -127,6 +127,8 @@ def describe(
             f"each arm's best of a ladder of ratio {runs.rate.ratio:g}, chosen on "
             f"validation with seeds {', '.join(map(str, runs.rate.seeds))}"
         )
+        if runs.rate.by:
+            note += f", by {runs.rate.by}"
         if experiment.cells and experiment.tune == "once":
             note += f", in the cell {experiment.reference} for all cells"
     arms = {}
