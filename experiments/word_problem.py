@@ -47,7 +47,7 @@ def runs(tier):
         {
             "data.task": {"kind": "word_problem", "length": length, "tests": tests},
             "data.context": length,
-            "train.batch_tokens": 32 * length,
+            "train.batch_tokens": 64 * length,
             "train.duration": "2000 steps",
             "eval.rows": 128,
             "model.depth": 1,
@@ -61,8 +61,10 @@ def runs(tier):
     if tier == "smoke":
         config.train.duration = "8 steps"
         return Runs(config, (0, 1), 4e-3, (MATCH,), ("deltaproduct-2", "attention"))
-    by = "validation.x4.accuracy"  # what is asked
-    ladder = Ladder(start=1e-3, ratio=2, rungs=6, by=by, tie=0.05)
+    # By what is asked, and with two seeds: at one rate some seeds of an LSTM solve it
+    # and others do not.
+    by, seeds = "validation.x4.accuracy", (1000, 1001)
+    ladder = Ladder(start=1e-3, ratio=2, rungs=6, seeds=seeds, by=by, tie=0.01)
     return Runs(config, (0, 1, 2, 3, 4), ladder, (MATCH,))
 
 
