@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from lm import optim, runtime, train
+from lm import optim, train
 from lm.card import Card
 from lm.checkpoint import Checkpoints
 from lm.claim import claim, same_data
@@ -92,15 +92,8 @@ class Member:
 
     def end(self, outcome: dict, costs: dict, speed: dict) -> None:
         """Writes result.json and leaves the workdir."""
-        result = outcome | {
-            "config": self.config.to_dict(),
-            "fingerprint": self.meta["fingerprint"],
-            "data": self._manifest,
-            "count": costs,
-            "speed": speed,
-            "machine": runtime.machine(),
-            "machines": self.meta["machines"],
-        }
+        facts = (self.config, self.meta, self._manifest, costs, speed)
+        result = train.whole(outcome, *facts)
         self.checkpoints.wait()
         write_json(self.result_path, result)
         self.card.end(result)

@@ -147,15 +147,7 @@ def _run(
         "compile_seconds": compiled.compile_seconds,
         "total_seconds": time.perf_counter() - begin,
     }
-    return outcome | {
-        "config": config.to_dict(),
-        "fingerprint": meta["fingerprint"],
-        "data": manifest,
-        "count": costs,
-        "speed": speed,
-        "machine": runtime.machine(),
-        "machines": meta["machines"],
-    }
+    return whole(outcome, config, meta, manifest, costs, speed)
 
 
 def new_meta(config, corpus) -> dict:
@@ -165,6 +157,19 @@ def new_meta(config, corpus) -> dict:
         "data": corpus.fingerprint,
         "machines": [[0, runtime.machine()]],
         "seconds": 0.0,
+    }
+
+
+def whole(outcome: dict, config, meta: dict, manifest: dict, costs, speed) -> dict:
+    """result.json of a run that ended so."""
+    return outcome | {
+        "config": config.to_dict(),
+        "fingerprint": meta["fingerprint"],
+        "data": manifest,
+        "count": costs,
+        "speed": speed,
+        "machine": runtime.machine(),
+        "machines": meta["machines"],
     }
 
 

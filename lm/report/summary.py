@@ -36,7 +36,7 @@ def against(c: Comparison, match: str, arm: str, yardstick: float) -> str:
     return "yes" if high < yardstick else "no" if low >= yardstick else "unclear"
 
 
-def _cell(mean: Interval | None, values, missing) -> str:
+def cell(mean: Interval | None, values, missing) -> str:
     points = ", ".join(f"{value:.3f}" for value in values)
     if mean is None and not values:
         return f"{NONE}\n({missing[0].split(': ', 1)[-1]})"
@@ -80,7 +80,7 @@ def results(c: Comparison, match: str) -> Grid:
             summary(c, match, arm, f"test.{p}.bits_per_byte")
             for p in ("window", "stream")
         )
-        row = [arm, _cell(*window), over_text(c.done(match, arm)), _cell(*stream)]
+        row = [arm, cell(*window), over_text(c.done(match, arm)), cell(*stream)]
         row += [against(c, match, arm, value) for value in yardsticks.values()]
         rows.append([*row, *seeds_and_rate(c, match, arm)])
     return Grid(header, rows)

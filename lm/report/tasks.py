@@ -6,7 +6,7 @@ from lm.intervals import Interval
 from lm.report import charts, plots
 from lm.report.document import Grid
 from lm.report.plots import Curve
-from lm.report.summary import NONE, ranking, seeds_and_rate, summary
+from lm.report.summary import NONE, cell, ranking, seeds_and_rate, summary
 from lm.results import Comparison
 
 LEGEND = (
@@ -74,16 +74,11 @@ def share(c: Comparison, match: str, arm: str, metric: str):
 
 
 def _cell(mean: Interval | None, values, missing) -> str:
-    points = ", ".join(f"{value:.3f}" for value in values)
-    if mean is None and not values:
-        return f"{NONE}\n({missing[0].split(': ', 1)[-1]})"
-    if mean is None:
-        return f"{NONE}\n(points {points}; runs missing)"
-    if mean.low is None:
-        return f"{mean.mean:.3f}\n(points {points})"
-    interval = f"({mean.low:.3f} to {mean.high:.3f})"
-    seeds = f"seeds {min(values):.3f} to {max(values):.3f}"
-    return f"{mean.mean:.3f}\n{interval}\n{seeds}".replace(" ", "\u00a0")
+    text = cell(mean, values, missing)
+    if mean is None or mean.low is None:
+        return text
+    seeds = f"seeds {min(values):.3f} to {max(values):.3f}".replace(" ", "\u00a0")
+    return f"{text}\n{seeds}"
 
 
 def drawn(c: Comparison, match: str, style) -> dict[str, tuple]:
@@ -196,12 +191,12 @@ def _by_size(c: Comparison, match: str, style):
 def _by_cell(c: Comparison, match: str, style, key: str):
     """Curves of each seed over the cells that it finished."""
     curves = {}
-    for cell, arms in c.cells.items():
+    for place, arms in c.cells.items():
         for arm in arms:
             values, _ = c.tables[match].column(arm, "test.same.accuracy")
             seeds = curves.setdefault(c.base(arm), {})
             for seed, value in values.items():
-                seeds.setdefault(seed, {})[c.plan["cells"][cell][key]] = value
+                seeds.setdefault(seed, {})[c.plan["cells"][place][key]] = value
     by_arm = {
         arm: [
             Curve(*map(list, zip(*sorted(s.items()), strict=True))) for s in of.values()
