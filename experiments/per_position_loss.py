@@ -43,7 +43,7 @@ def runs(tier):
             "data.task": task,
             "data.context": 2 * segment,
             "train.batch_tokens": 32 * 2 * segment,
-            "train.duration": "1000 steps",
+            "train.duration": "400 steps",
         },
     )
     if tier == "smoke":

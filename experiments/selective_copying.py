@@ -62,12 +62,12 @@ def runs(tier):
 ACCURACY = "test.same.accuracy"
 CLAIMS = (
     Claim(
-        "with selection the task is solved, without a gate too",
+        "a recurrence with selection alone solves it",
         at_least(0.95, ACCURACY, "selective"),
         paper="97.0",
     ),
     Claim(
-        "with selection and a gate it is solved",
+        "a recurrence with selection and a gate solves it",
         at_least(0.95, ACCURACY, "selective+gate"),
         paper="99.8",
     ),

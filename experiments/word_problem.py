@@ -71,24 +71,24 @@ def runs(tier):
 FAR = "test.x4.accuracy"
 CLAIMS = (
     Claim(
-        "an LSTM keeps the product to four times the length",
+        "an LSTM keeps the product over four times the training length",
         at_least(0.99, FAR, "lstm"),
     ),
     Claim(
-        "DeltaNet with one Householder step a token does not",
+        "DeltaNet with one Householder step a token does not keep it",
         at_most(0.6, FAR, "deltaproduct-1"),
         paper="does not converge",
     ),
     Claim(
-        "with two steps and eigenvalues in [-1, 1] it does",
+        "DeltaProduct with two and eigenvalues in [-1, 1] keeps it",
         at_least(0.99, FAR, "deltaproduct-2"),
         paper="solves 128 elements, and more",
     ),
     Claim(
-        "with two steps and eigenvalues in [0, 1] it does not",
+        "DeltaProduct with two and eigenvalues in [0, 1] does not",
         at_most(0.6, FAR, "deltaproduct-2-positive"),
         paper="does not converge",
     ),
-    Claim("Mamba does not", at_most(0.6, FAR, "mamba")),
-    Claim("attention does not", at_most(0.6, FAR, "attention")),
+    Claim("Mamba does not keep it", at_most(0.6, FAR, "mamba")),
+    Claim("attention does not keep it", at_most(0.6, FAR, "attention")),
 )
