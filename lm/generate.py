@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import evaluate, loss, sequence, sharding, signals
+from lm import evaluate, interop, loss, sequence, sharding, signals
 from lm.config import ConfigError
 from lm.data import Synthetic
 from lm.ops.int8 import Int8
@@ -210,6 +210,34 @@ def run(
             f"{workdir} holds a run on {corpus.manifest['source']!r}, which has no "
             "text to go on with: score it by run.py evaluate"
         )
-    ids = [corpus.encode(prompt) for prompt in prompts for _ in range(n)]
     how = Sampling(temperature, top_k, top_p, seed)
+    return several(model, params, corpus, prompts, tokens, how, n)
+
+
+def run_pretrained(
+    source: str, prompts: list[str], tokens: int, how: Sampling, n: int
+) -> list[str]:
+    """`n` continuations of each prompt by a pretrained model, by its own tokenizer.
+
+    source: a folder in Hugging Face's layout, or a name on its hub.
+    """
+    _, model, params, folder = interop.from_pretrained(source)
+    corpus = interop.tokenizer_of(folder)
+    if corpus.tokenizer.vocab_size > model.vocab_size:
+        raise ConfigError(
+            f"{folder}: its tokenizer has {corpus.tokenizer.vocab_size} tokens and its "
+            f"model {model.vocab_size}: they are not of one checkpoint"
+        )
+    return several(model, params, corpus, prompts, tokens, how, n)
+
+
+def several(
+    model, params, corpus, prompts: list[str], tokens: int, how: Sampling, n: int
+) -> list[str]:
+    """`n` continuations of each prompt, those of a prompt one after another.
+
+    Args:
+      corpus: what has `encode` and `decode`: a Corpus, or a lm.interop Text.
+    """
+    ids = [corpus.encode(prompt) for prompt in prompts for _ in range(n)]
     return text(model, params, corpus, ids, tokens, how)

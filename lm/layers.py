@@ -216,6 +216,7 @@ gelu = functools.partial(jax.nn.gelu, approximate=True)
 # What an MLP does between its products, by its kind: of (gate and) h.
 ACTIVATIONS = {
     "gelu": gelu,
+    "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
     "swiglu": lambda gate_BxTxF, h_BxTxF: jax.nn.silu(gate_BxTxF) * h_BxTxF,
     "geglu": lambda gate_BxTxF, h_BxTxF: gelu(gate_BxTxF) * h_BxTxF,
 }
@@ -223,6 +224,8 @@ ACTIVATIONS = {
 
 class MLP(nn.Module):
     """SwiGLU or GeGLU (Shazeer 2020, arXiv 2002.05202), or the GELU MLP of GPT-2.
+
+    GELU by its tanh form as in GPT-2, "gelu_exact" by the error function as in BERT.
 
     Every kernel's scale follows from D alone, so a narrower MLP is bitwise a prefix of
     a wider one; `wo` is scaled as for the customary F = 4 D. The activation is computed
@@ -237,7 +240,7 @@ class MLP(nn.Module):
     def __call__(self, x_BxTxD, seq: Sequence):
         D = x_BxTxD.shape[-1]
         inputs = [Dense(self.width, self.bias, name="wi")(x_BxTxD, seq)]
-        if self.kind != "gelu":
+        if not self.kind.startswith("gelu"):
             inputs.insert(0, Dense(self.width, self.bias, name="wg")(x_BxTxD, seq))
         wo_init = inits.truncated_normal((4 * D) ** -0.5, axis=0)
         output = Dense(D, self.bias, wo_init, name="wo")
@@ -248,4 +251,4 @@ class MLP(nn.Module):
         return nn.remat(down, prevent_cse=False)(output, inputs)
 
 
-MLPS = ("swiglu", "gelu", "none", "geglu")
+MLPS = ("swiglu", "gelu", "none", "geglu", "gelu_exact")

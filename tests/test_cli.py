@@ -112,6 +112,13 @@ def test_a_misspelt_key_is_one_line_and_exit_2():
         ("generate --workdir=RUN --top_p=0", "--top_p=0.0 must be above 0"),
         ("generate --workdir=RUN --temperature=-1", "--temperature=-1.0 must be 0"),
         ("generate --workdir=RUN --prompt=", "must be a text that is not empty"),
+        (
+            "generate --workdir=RUN --pretrained=x",
+            "--workdir or --pretrained, not both",
+        ),
+        ("generate --pretrained=x", "--prompt is missing"),
+        ("generate --pretrained=a/b/c --prompt=x", "'a/b/c': no such folder"),
+        ("export --workdir=RUN", "--out is missing"),
         ("evaluate --workdir=RUN --split=tset", "--split='tset': did you mean 'test'"),
         ("evaluate --workdir=RUN --protocol=windw", "did you mean 'window'"),
         ("count --context=0", "--context=0 must be at least 1"),

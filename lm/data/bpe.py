@@ -93,6 +93,11 @@ class ByteLevelBPE:
     def decode(self, ids) -> bytes:
         return joined(self._bytes, ids)
 
+    @property
+    def content(self) -> str:
+        """A tokenizer.json of it."""
+        return self._model.to_str()
+
     def cut(self, text: bytes) -> int:
         """Before the last white space after another character: no piece of GPT-2's
         pattern reaches across, and what is before it looks no further."""

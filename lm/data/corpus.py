@@ -43,7 +43,7 @@ class Corpus:
         self._documents = _Mapped(
             FileIO(folder / "documents.npy"), documents.dtype, documents.offset
         )
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.vocab_size: int = tokenizer.vocab_size
         self.unknown: int | None = tokenizer.unknown
         self._stored_sizes = None
@@ -117,17 +117,17 @@ class Corpus:
     def encode(self, text: str | bytes) -> np.ndarray:
         """int32 [N]."""
         raw = text.encode() if isinstance(text, str) else text
-        return self._tokenizer.encode(raw).ids
+        return self.tokenizer.encode(raw).ids
 
     def decode(self, ids) -> bytes:
         """Bytes of ids [N]."""
-        return self._tokenizer.decode(ids)
+        return self.tokenizer.decode(ids)
 
     def _sizes(self, start: int, stop: int) -> np.ndarray:
         """int32 [stop - start]: bytes that these tokens of the corpus cover."""
         if self._stored_sizes is not None:
             return self._stored_sizes()[start:stop]
-        return self._tokenizer.bytes_per_token[self._tokens()[start:stop]]
+        return self.tokenizer.bytes_per_token[self._tokens()[start:stop]]
 
     def _split(self, split: str) -> list[int]:
         if split not in self._bounds:

@@ -1,0 +1,24 @@
+"""Hugging Face's checkpoints, in and out: our own blocks under their names.
+
+    config, model, params, folder = from_pretrained("gpt2")
+    text = tokenizer_of(folder)
+    save_pretrained("out", config, model, params)
+
+A family is a table of names, layouts and fields (family.py): adding one adds no model
+class.
+"""
+
+from lm.interop.families import FAMILIES, family_of
+from lm.interop.pretrained import Pretrained, from_pretrained, layout, save_pretrained
+from lm.interop.tokenizer import Text, tokenizer_of
+
+__all__ = [
+    "FAMILIES",
+    "Pretrained",
+    "Text",
+    "family_of",
+    "from_pretrained",
+    "layout",
+    "save_pretrained",
+    "tokenizer_of",
+]

@@ -1,0 +1,74 @@
+"""All families by name, and the one that computes what a config of ours says."""
+
+import math
+
+from lm import config as configs
+from lm.errors import ConfigError
+from lm.interop import gpt2, gpt_neox, llama, mamba
+from lm.interop.family import Family, differing
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        gpt2.GPT2,
+        llama.LLAMA,
+        llama.MISTRAL,
+        llama.QWEN3,
+        gpt_neox.GPT_NEOX,
+        mamba.MAMBA,
+        mamba.MAMBA2,
+    )
+}
+
+
+def family_of(config, vocab_size: int) -> tuple[Family, dict]:
+    """The family that computes what our config says, and its fields."""
+    ours = _plain(configs.flatten(configs.resolve(config)))
+    nearest: tuple[str, list[str]] | None = None
+    for family in FAMILIES.values():
+        values = dict(family.used) | family.fields(ours) | {"vocab_size": vocab_size}
+        values, problems = family.read(values)
+        try:
+            theirs = configs.flatten(configs.resolve(family.config(values)))
+        except ConfigError:
+            continue  # the family has no such value, or needs one that ours lacks
+        keys = problems or differing(ours, _plain(theirs))
+        if not keys:
+            return family, {k: v for k, v in values.items() if v is not None}
+        alike = ours["model.pattern"] == theirs["model.pattern"]
+        if alike and (nearest is None or len(keys) < len(nearest[1])):
+            nearest = family.model_type, keys
+    words = f"no family of transformers that is here ({', '.join(FAMILIES)}) "
+    if nearest is None:
+        mixers = ", ".join(ours["model.pattern"])
+        raise ConfigError(f"{words}has layers of {mixers}")
+    keys = ", ".join(nearest[1])
+    raise ConfigError(
+        f"{words}computes what this model does; the nearest, {nearest[0]}, differs in "
+        f"{keys}"
+    )
+
+
+def _plain(values: dict) -> dict:
+    """A flat config whose one mixer has its kind's name, and no None for a default."""
+    names = set(values["model.pattern"])
+    if len(names) == 1:
+        (name,) = names
+        kind = values.get(f"model.mixers.{name}.kind", name)
+        old, new = f"model.mixers.{name}.", f"model.mixers.{kind}."
+        values = {k.replace(old, new): v for k, v in values.items()}
+        values |= {"model.pattern": (kind,), f"{new}kind": kind}
+    width, mixer = values["model.width"], values.get
+    heads = mixer("model.mixers.attention.heads") or 1
+    inner = width * (mixer("model.mixers.mamba2.expand") or 1)
+    defaults = {
+        "attention.kv_heads": heads,
+        "attention.head_width": width // heads,
+        "mamba.dt_rank": -(-width // 16),
+        "mamba2.head_width": math.gcd(64, inner),
+    }
+    for key, default in defaults.items():
+        key = f"model.mixers.{key}"
+        if key in values and values[key] is None:
+            values = values | {key: default}
+    return values

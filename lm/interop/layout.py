@@ -1,0 +1,97 @@
+"""How one parameter of ours is laid out in a checkpoint's tensors, both ways.
+
+A family's table is {path of our parameter: Tensor}, of one layer or of the rest. It is
+data: the same entry reads, writes, and says which names and shapes a file must have.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Tensor(NamedTuple):
+    """names: of the file's tensors; read: those arrays -> ours; write: ours -> those.
+
+    Both only move numbers, but for `shifted`, so shapes follow from views of nothing.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[..., np.ndarray]
+    write: Callable[[np.ndarray], Sequence[np.ndarray]]
+
+    def named(self, pattern: str) -> "Tensor":
+        """The same with each name put into a pattern, as "h.3.{}"."""
+        return self._replace(names=tuple(pattern.format(name) for name in self.names))
+
+    def shapes(self, ours: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of the tensors that make a parameter of shape `ours`."""
+        nothing = np.broadcast_to(np.float32(0), ours)
+        arrays = self.write(nothing)
+        return {
+            name: array.shape for name, array in zip(self.names, arrays, strict=True)
+        }
+
+
+Table = dict[str, Tensor]
+
+
+def same(name: str) -> Tensor:
+    return Tensor((name,), lambda x: x, lambda x: (x,))
+
+
+def transposed(name: str) -> Tensor:
+    """Of torch.nn.Linear, whose weight is [out, in]."""
+    return Tensor((name,), lambda x: x.T, lambda x: (x.T,))
+
+
+def taps(name: str) -> Tensor:
+    """Of a depthwise torch.nn.Conv1d, [F, 1, W]; ours is [W, F]."""
+    return Tensor((name,), lambda x: x[:, 0].T, lambda x: (x.T[:, None],))
+
+
+def joined(names: Sequence[str], sizes: Sequence[int], transpose: bool) -> Tensor:
+    """Of several tensors, ours side by side on the last axis, `sizes` wide."""
+    ends = np.cumsum(sizes)[:-1]
+    turn = (lambda x: x.T) if transpose else (lambda x: x)
+    return Tensor(
+        tuple(names),
+        lambda *parts: np.concatenate([turn(x) for x in parts], -1),
+        lambda x: [turn(part) for part in np.split(x, ends, -1)],
+    )
+
+
+def by_head(name: str, heads: int, parts: int, transpose: bool) -> Tensor:
+    """Of one tensor whose outputs are [heads, parts, K]; ours are [parts, heads, K]."""
+    turn = (lambda x: x.T) if transpose else (lambda x: x)
+
+    def swapped(x, first, second):
+        shape = (*x.shape[:-1], first, second, -1)
+        return x.reshape(shape).swapaxes(-3, -2).reshape(x.shape)
+
+    return Tensor(
+        (name,),
+        lambda x: swapped(turn(x), heads, parts),
+        lambda x: (turn(swapped(x, parts, heads)),),
+    )
+
+
+def norm(ours: str, theirs: str, bias: bool = False) -> Table:
+    """The scale of a norm, and its bias."""
+    table = {f"{ours}/scale": same(f"{theirs}.weight")}
+    return table | ({f"{ours}/bias": same(f"{theirs}.bias")} if bias else {})
+
+
+def dense(ours: str, theirs: str, bias: bool = False, transpose: bool = True) -> Table:
+    """A torch.nn.Linear, or where it is not transposed GPT-2's Conv1D."""
+    kernel = (transposed if transpose else same)(f"{theirs}.weight")
+    table = {f"{ours}/kernel": kernel}
+    return table | ({f"{ours}/bias": same(f"{theirs}.bias")} if bias else {})
+
+
+def fused(ours: str, theirs: Sequence[str], sizes, bias: bool = False) -> Table:
+    """Several torch.nn.Linear of one input that are a single product here."""
+    weights = joined([f"{name}.weight" for name in theirs], sizes, True)
+    biases = joined([f"{name}.bias" for name in theirs], sizes, False)
+    table = {f"{ours}/kernel": weights}
+    return table | ({f"{ours}/bias": biases} if bias else {})

@@ -1,0 +1,181 @@
+"""A model read from a folder of Hugging Face's layout, and one written there."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lm import config as configs
+from lm import count
+from lm import model as models
+from lm.config import ConfigError
+from lm.interop import folder
+from lm.interop.families import FAMILIES, family_of
+from lm.interop.family import Family
+from lm.interop.layout import Tensor, same
+from lm.parameters import paths
+
+SHARD_BYTES = 5_000_000_000
+
+
+class Pretrained(NamedTuple):
+    """config: resolved, its model and sizes alone are the checkpoint's; model: the LM;
+    params: as trained, layers stacked; folder: where it was read."""
+
+    config: Any
+    model: models.LM
+    params: Any
+    folder: Path
+
+
+def from_pretrained(source: str | Path, sharding: Any = None, **model) -> Pretrained:
+    """A model of a folder in Hugging Face's layout, or of a name on its hub.
+
+    Args:
+      source: a folder with config.json and safetensors, or a hub's name, which is
+        taken from its cache or, with a network, fetched.
+      sharding: of every parameter: one jax Sharding, or params -> a tree of them
+        (lm/sharding.py); parameters are read and placed one at a time.
+      model: keys of config.model that are not the checkpoint's, as dtype="bfloat16".
+
+    Raises:
+      ConfigError: a family that is not here; one list of every field of config.json
+        that our model would not honour and every tensor that is missing, surplus or of
+        another shape; weights that are pickled or damaged.
+    """
+    path = folder.located(source)
+    stored = folder.json_of(path / "config.json")
+    family = FAMILIES.get(stored.get("model_type"))
+    if family is None:
+        raise ConfigError(
+            f"{path / 'config.json'}: model_type={stored.get('model_type')!r} is not "
+            f"here; families are {', '.join(FAMILIES)}"
+        )
+    values, problems = family.read(stored)
+    try:
+        config = configs.override(
+            family.config(values), {f"model.{key}": v for key, v in model.items()}
+        )
+        config = configs.resolve(config)
+    except ConfigError as error:
+        raise _refused(path, [*problems, str(error)]) from error
+    built = models.build(config, values["vocab_size"])
+    tensors = layout(family, values, built)
+    file = folder.weights(path)
+    names = _renamed(family, file.shapes, built.tied)
+    problems += _mismatches(tensors, built, file.shapes, names)
+    if not problems and built.tied and family.head in file.shapes:
+        embedding = names[tensors["embedding"][0].names[0]]
+        if not np.array_equal(file.read(family.head), file.read(embedding)):
+            words = f"but {family.head} is not {embedding}"
+            problems.append(f"tie_word_embeddings={built.tied}, {words}")
+    if problems:
+        raise _refused(path, problems)
+
+    def leaf(path: str, place):
+        layers = tensors[path]
+        arrays = [t.read(*(file.read(names[name]) for name in t.names)) for t in layers]
+        whole = np.stack(arrays) if path.startswith("units/") else arrays[0]
+        return jax.device_put(whole, place)
+
+    abstract = count.abstract_params(built)
+    places = sharding(abstract) if callable(sharding) else sharding
+    if places is None or isinstance(places, jax.sharding.Sharding):
+        places = jax.tree.map(lambda _: places or jax.devices()[0], abstract)
+    params = jax.tree.map(leaf, paths(abstract), places)
+    return Pretrained(config, built, params, path)
+
+
+def save_pretrained(
+    target: str | Path, config, model: models.LM, params, shard_bytes: int = SHARD_BYTES
+) -> str:
+    """Writes a model that transformers can load; returns its model_type.
+
+    Raises:
+      ConfigError: no family computes what this config's model does, with the keys in
+        which the nearest differs; or `target` holds a model.
+    """
+    family, values = family_of(config, model.vocab_size)
+    fields = {"model_type": family.model_type, "architectures": [family.architecture]}
+    tensors = layout(family, values, model)
+    leaves = dict(
+        zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params), strict=True)
+    )
+
+    def arrays():
+        for path, layers in tensors.items():
+            for r, tensor in enumerate(layers):
+                stacked = path.startswith("units/")
+                leaf = leaves[path][r] if stacked else leaves[path]
+                parts = tensor.write(np.asarray(leaf, np.float32))
+                yield from zip(tensor.names, parts, strict=True)
+
+    config = fields | values | {"dtype": "float32"}
+    folder.write(Path(target), config, arrays(), shard_bytes)
+    return family.model_type
+
+
+def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Tensor]]:
+    """{path of our parameter: its Tensor in each of the layers that it stacks}."""
+    rest = family.rest(values)
+    if not model.tied:
+        head = same(family.head)
+    block, found = family.block(values), {}
+    for path in jax.tree.leaves(paths(count.abstract_params(model))):
+        top, _, inner = path.partition("/")
+        if path == "head_kernel":
+            found[path] = [head]
+        elif path in rest:
+            found[path] = [rest[path].named(f"{family.trunk}{{}}")]
+        else:
+            if top == "units":
+                name, _, inner = inner.partition("/")
+                j, step = int(name.removeprefix("block_")), len(model.pattern)
+                layers = [r * step + j for r in range(model.repeats)]
+            else:  # tail_block_j
+                j = int(top.removeprefix("tail_block_"))
+                layers = [len(model.pattern) * model.repeats + j]
+            pattern = f"{family.trunk}{family.layer}"
+            found[path] = [block[inner].named(pattern.format(i) + "{}") for i in layers]
+    return found
+
+
+def _renamed(family: Family, shapes: dict, tied: bool) -> dict[str, str]:
+    """{full name: the file's name}, without buffers, and without a tied head."""
+    names = {}
+    for name in shapes:
+        if name.endswith(family.buffers) and family.buffers:
+            continue
+        if tied and name == family.head:
+            continue
+        bare = not name.startswith(family.trunk) and name != family.head
+        names[f"{family.trunk}{name}" if bare else name] = name
+    return names
+
+
+def _mismatches(tensors, model, shapes: dict, names: dict[str, str]) -> list[str]:
+    """What is wrong with a file's tensors, a line each."""
+    abstract = count.abstract_params(model)
+    sizes = dict(
+        zip(jax.tree.leaves(paths(abstract)), jax.tree.leaves(abstract), strict=True)
+    )
+    wanted: dict[str, tuple[int, ...]] = {}
+    for path, layers in tensors.items():
+        stacked = path.startswith("units/")
+        for tensor in layers:
+            wanted |= tensor.shapes(sizes[path].shape[stacked:])
+    problems = [f"missing: {name}" for name in wanted if name not in names]
+    problems += [f"surplus: {names[name]}" for name in names if name not in wanted]
+    for name in wanted.keys() & names.keys():
+        if shapes[names[name]] != wanted[name]:
+            problems.append(
+                f"{names[name]} is {list(shapes[names[name]])}, and config.json makes "
+                f"it {list(wanted[name])}"
+            )
+    return sorted(problems)
+
+
+def _refused(path: Path, problems: list[str]) -> ConfigError:
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return ConfigError(f"{path} is not what this model can be:{lines}")

@@ -1,0 +1,102 @@
+"""The tokenizer of a folder in Hugging Face's layout, and ours written as one."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lm.data.bpe import ALPHABET, ByteLevelBPE
+from lm.data.pieces import Pieces
+from lm.data.tokenizers import Bytes, Tokenizer
+from lm.errors import ConfigError
+
+END = "<|endoftext|>"  # of GPT-2: a token that no text is made of
+PIECES = ("tokenizer.model", "spiece.model")
+
+
+class Text(NamedTuple):
+    """Prompts in and text out, as lm.data.Corpus has them, of a tokenizer alone."""
+
+    tokenizer: Tokenizer
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """int32 [N]."""
+        raw = text.encode() if isinstance(text, str) else text
+        return self.tokenizer.encode(raw).ids
+
+    def decode(self, ids) -> bytes:
+        """Bytes of ids [N]."""
+        return self.tokenizer.decode(ids)
+
+
+def tokenizer_of(folder: str | Path) -> Text:
+    """tokenizer.json; else vocab.json and merges.txt of GPT-2; else SentencePiece.
+
+    ConfigError for a folder without them, and for a tokenizer that changes its text.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return Text(ByteLevelBPE(_text(path), str(path)))
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    if vocabulary.is_file() and merges.is_file():
+        return Text(ByteLevelBPE(_of_gpt2(vocabulary, merges), str(vocabulary)))
+    for name in PIECES:
+        if (folder / name).is_file():
+            return Text(Pieces((folder / name).read_bytes(), str(folder / name)))
+    raise ConfigError(
+        f"{folder} has no tokenizer: no tokenizer.json, no vocab.json with merges.txt, "
+        f"no {PIECES[0]}"
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error}") from error
+
+
+def _of_gpt2(vocabulary: Path, merges: Path) -> str:
+    """The tokenizer.json of GPT-2's pair of files."""
+    from tokenizers import models
+
+    try:
+        return _byte_level(models.BPE.from_file(str(vocabulary), str(merges)))
+    except Exception as error:  # the package raises no narrower one
+        raise ConfigError(
+            f"{vocabulary} and {merges.name} are no BPE: {error}"
+        ) from error
+
+
+def _byte_level(model) -> str:
+    """A tokenizer.json of a BPE model under GPT-2's pre-tokenisation."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    if made.token_to_id(END) is not None:
+        made.add_special_tokens([END])
+    return made.to_str()
+
+
+def written(tokenizer: Tokenizer) -> str | None:
+    """The tokenizer.json that gives the same ids, or None if there is none.
+
+    Of bytes: a byte-level BPE without merges, since token = byte.
+    """
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    level |= {"use_regex": True}
+    if isinstance(tokenizer, ByteLevelBPE):
+        spec = json.loads(tokenizer.content)
+        spec["decoder"] = spec["decoder"] or level  # ids need none, transformers does
+    elif isinstance(tokenizer, Bytes):
+        model = {"type": "BPE", "vocab": dict(ALPHABET), "merges": []}
+        spec = {"version": "1.0", "pre_tokenizer": level, "decoder": level}
+        spec |= {"model": model, "added_tokens": []}
+        spec |= {"normalizer": None, "post_processor": None}
+    else:
+        return None
+    return json.dumps(spec, ensure_ascii=False)
