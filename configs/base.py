@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
             mixers=ConfigDict(),  # name -> fields of the mixer; kind= names its class
             block="shared",  # shared plain parallel parallel_one_norm rwkv xlstm
             conv_width=1,  # taps of a causal convolution before each mixer; 1: none
-            mlp="swiglu",  # swiglu | geglu | gelu | none
+            mlp="swiglu",  # swiglu | geglu | gelu | gelu_exact | none
             mlp_width=256,
             norm="rmsnorm",  # rmsnorm | layernorm | none
             norm_eps=1e-6,

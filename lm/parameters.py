@@ -21,6 +21,11 @@ def paths(tree):
     return jax.tree_util.tree_map_with_path(name, tree)
 
 
+def by_path(tree) -> dict:
+    """{path: leaf}."""
+    return dict(zip(jax.tree.leaves(paths(tree)), jax.tree.leaves(tree), strict=True))
+
+
 def kinds(params):
     """The tree of "matrix" (Muon orthogonalises it) and "vector" (Adam's)."""
     rules = [rule for kind in MIXERS.values() for rule in kind.parameter_kinds]

@@ -320,6 +320,25 @@ def test_an_unknown_family_is_named_beside_those_there_are(saved, tmp_path):
         interop.from_pretrained(made)
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value", "words"),
+    [
+        ("gpt2", "n_head", 0, "n_head=0 must be at least 1"),
+        ("gpt2", "n_layer", "3", "n_layer='3' is no int"),
+        ("llama", "num_attention_heads", None, "num_attention_heads=None is no int"),
+        ("llama", "hidden_size", True, "hidden_size=True is no int"),
+        ("llama", "attention_bias", 1, "attention_bias=1 is no bool"),
+        ("llama", "rope_parameters", [1], "rope_parameters=[1] is no object"),
+        ("mamba", "layer_norm_epsilon", "x", "layer_norm_epsilon='x' is no float"),
+        ("mamba", "time_step_rank", "big", "time_step_rank='big'"),
+    ],
+)
+def test_a_field_of_another_type_is_named(saved, tmp_path, name, field, value, words):
+    made = copied(saved(name)[1], tmp_path, **{field: value})
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        interop.from_pretrained(made)
+
+
 def test_rope_by_its_old_fields_and_scaled(saved, tmp_path):
     reference, folder = saved("llama")
     stored = json.loads((folder / "config.json").read_text())

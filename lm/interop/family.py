@@ -35,6 +35,9 @@ FIXED = {
     "quantization_config": (None,),
 }
 
+# Fields that may be null though their default is a number.
+OPTIONAL = words("num_key_value_heads head_dim sliding_window")
+
 # Keys of ours that change nothing of what weights compute, but for rounding.
 NEUTRAL = ("dtype", "matmul_precision", "remat", "dropout_mask")
 
@@ -89,6 +92,15 @@ class Family:
                 problems.append(f"{name}={value!r}: not known of {self.model_type!r}")
         return values, problems
 
+    def misfits(self, stored: Mapping[str, Any]) -> list[str]:
+        """Used fields with which nothing can be computed, for their type or size."""
+        found = (
+            _misfit(name, stored[name], default)
+            for name, default in self.used.items()
+            if name in stored
+        )
+        return list(filter(None, found))
+
     def config(self, values: Mapping[str, Any]) -> configs.ConfigDict:
         """Our config of the fields of `read`; ConfigError for what has no place."""
         keys = self.settings(dict(values))
@@ -96,6 +108,16 @@ class Family:
         keys["train.batch_tokens"] = context * max(1, 2048 // context)
         keys["eval.stream_chunk"] = min(64, context)
         return configs.load(str(configs.BASE), keys)
+
+
+def _misfit(name: str, value, default) -> str | None:
+    if default in (None, "auto") or (value is None and name in OPTIONAL):
+        return None
+    kind = type(default)
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or isinstance(value, bool) != (kind is bool):
+        return f"{name}={value!r} is no {kind.__name__}"
+    return f"{name}={value!r} must be at least 1" if kind is int and value < 1 else None
 
 
 def _equal(value, good) -> bool:

@@ -34,13 +34,30 @@ def choice(name: str, value, choices: Mapping[Any, Any]):
     raise ConfigError(f"{name}={value!r}: only {valid}")
 
 
-def theta(c: dict) -> float:
-    """The base of rotary positions that nothing scales, old fields or new."""
-    rope = dict(c["rope_parameters"] or {})
-    rope |= c.get("rope_scaling") or {}
-    kind = rope.pop("rope_type", rope.pop("type", "default"))
-    choice("rope_parameters.rope_type", kind, {"default": True})
-    base = rope.pop("rope_theta", c.get("rope_theta"))
-    rope.pop("partial_rotary_factor", None)
-    choice("rope_parameters", tuple(rope), {(): True})
-    return float(10_000.0 if base is None else base)
+def rope(c: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of rotary positions, old ones (rope_theta, rope_scaling) or new."""
+    found = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        value = c.get(name) or {}
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name}={value!r} is no object")
+        found |= value
+    found.setdefault("rope_type", found.pop("type", "default"))
+    if found.get("rope_theta") is None:
+        found["rope_theta"] = c.get("rope_theta")
+    return found
+
+
+def theta(c: Mapping[str, Any]) -> float:
+    """The base of rotary positions that nothing scales."""
+    fields = rope(c)
+    choice("rope_type", fields.pop("rope_type"), {"default": True})
+    base = fields.pop("rope_theta")
+    fields.pop("partial_rotary_factor", None)
+    if fields:
+        raise ConfigError(f"rope_parameters: {', '.join(fields)} has no place here")
+    if base is None:
+        return 10_000.0
+    if isinstance(base, bool) or not isinstance(base, (int, float)):
+        raise ConfigError(f"rope_theta={base!r} is no number")
+    return float(base)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lm.errors import ConfigError
@@ -86,7 +87,9 @@ def weights(folder: Path) -> Weights:
             ) from error
 
     def read(name: str) -> np.ndarray:
-        with safe_open(where[name], framework="flax") as file:
+        # As arrays of jax, since NumPy has no bfloat16, but on no accelerator.
+        host = jax.default_device(jax.local_devices(backend="cpu")[0])
+        with host, safe_open(where[name], framework="flax") as file:
             return np.asarray(file.get_tensor(name)).astype(np.float32)
 
     return Weights(shapes, read)

@@ -1,19 +1,19 @@
 """GPT-NeoX (arXiv 2204.06745) and Pythia (arXiv 2304.01373)."""
 
 from lm.interop.family import Family, words
-from lm.interop.fields import ATTENTION, GELU, attention, choice, inverse, theta
+from lm.interop.fields import ATTENTION, GELU, attention, choice, inverse, rope, theta
 from lm.interop.layout import Table, by_head, dense, norm, same
 
 
 def _rotary(c: dict) -> float:
     """The share of a head's features that turn, by either name of the field."""
-    share = (c["rope_parameters"] or {}).get("partial_rotary_factor")
+    share = rope(c).get("partial_rotary_factor")
     share = c["rotary_pct"] if share is None else share
-    return 0.25 if share is None else float(share)
+    return 0.25 if share is None else share
 
 
 def _settings(c: dict) -> dict:
-    rope = dict(c) | {"rope_theta": c["rotary_emb_base"]}
+    base = theta(c | {"rope_theta": c["rotary_emb_base"]})
     parallel = choice(
         "use_parallel_residual",
         c["use_parallel_residual"],
@@ -22,7 +22,7 @@ def _settings(c: dict) -> dict:
     return attention(
         heads=c["num_attention_heads"],
         rope_fraction=_rotary(c),
-        rope_theta=theta(rope),
+        rope_theta=base,
         bias=c["attention_bias"],
     ) | {
         "model.block": parallel,
@@ -38,7 +38,7 @@ def _settings(c: dict) -> dict:
 
 
 def _fields(m: dict) -> dict:
-    rope = {
+    turned = {
         "rope_type": "default",
         "rope_theta": m.get(f"{ATTENTION}rope_theta"),
         "partial_rotary_factor": m.get(f"{ATTENTION}rope_fraction"),
@@ -53,7 +53,7 @@ def _fields(m: dict) -> dict:
         "use_parallel_residual": m["model.block"] == "parallel",
         "attention_bias": bool(m.get(f"{ATTENTION}bias")),
         "max_position_embeddings": m["data.context"],
-        "rope_parameters": rope,
+        "rope_parameters": turned,
         "tie_word_embeddings": m["model.tied"],
     }
 

@@ -43,7 +43,7 @@ def _qwen3_settings(c: dict) -> dict:
 
 def _llama_fields(m: dict) -> dict:
     heads = m.get(f"{ATTENTION}heads") or 1
-    rope = {"rope_type": "default", "rope_theta": m.get(f"{ATTENTION}rope_theta")}
+    turned = {"rope_type": "default", "rope_theta": m.get(f"{ATTENTION}rope_theta")}
     return {
         "hidden_size": m["model.width"],
         "num_hidden_layers": m["model.depth"],
@@ -54,7 +54,7 @@ def _llama_fields(m: dict) -> dict:
         "intermediate_size": m["model.mlp_width"],
         "rms_norm_eps": m["model.norm_eps"],
         "max_position_embeddings": m["data.context"],
-        "rope_parameters": rope,
+        "rope_parameters": turned,
         "tie_word_embeddings": m["model.tied"],
         "attention_bias": bool(m.get(f"{ATTENTION}bias")),
         "mlp_bias": m["model.bias"],

@@ -2,6 +2,7 @@
 
 import math
 
+from lm.errors import ConfigError
 from lm.interop.family import Family, words
 from lm.interop.layout import Table, dense, norm, same, taps
 
@@ -34,13 +35,13 @@ def _shared_fields(m: dict, kind: str) -> dict:
     }
 
 
-def _inner(c: dict) -> int:
-    return int(c["expand"] * c["hidden_size"])
-
-
 def _rank(c: dict) -> int:
     rank = c["time_step_rank"]
-    return math.ceil(c["hidden_size"] / 16) if rank in (None, "auto") else rank
+    if rank in (None, "auto"):
+        return math.ceil(c["hidden_size"] / 16)
+    if not isinstance(rank, int):
+        raise ConfigError(f"time_step_rank={rank!r} is neither 'auto' nor a number")
+    return rank
 
 
 def _mamba_settings(c: dict) -> dict:

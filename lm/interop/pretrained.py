@@ -14,7 +14,7 @@ from lm.interop import folder
 from lm.interop.families import FAMILIES, family_of
 from lm.interop.family import Family
 from lm.interop.layout import Tensor, same
-from lm.parameters import paths
+from lm.parameters import by_path, paths
 
 SHARD_BYTES = 5_000_000_000
 
@@ -53,6 +53,8 @@ def from_pretrained(source: str | Path, sharding: Any = None, **model) -> Pretra
             f"here; families are {', '.join(FAMILIES)}"
         )
     values, problems = family.read(stored)
+    if misfits := family.misfits(stored):
+        raise _refused(path, [*problems, *misfits])
     try:
         config = configs.override(
             family.config(values), {f"model.{key}": v for key, v in model.items()}
@@ -99,9 +101,7 @@ def save_pretrained(
     family, values = family_of(config, model.vocab_size)
     fields = {"model_type": family.model_type, "architectures": [family.architecture]}
     tensors = layout(family, values, model)
-    leaves = dict(
-        zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params), strict=True)
-    )
+    leaves = by_path(params)
 
     def arrays():
         for path, layers in tensors.items():
@@ -122,7 +122,7 @@ def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Ten
     if not model.tied:
         head = same(family.head)
     block, found = family.block(values), {}
-    for path in jax.tree.leaves(paths(count.abstract_params(model))):
+    for path in by_path(count.abstract_params(model)):
         top, _, inner = path.partition("/")
         if path == "head_kernel":
             found[path] = [head]
@@ -156,15 +156,13 @@ def _renamed(family: Family, shapes: dict, tied: bool) -> dict[str, str]:
 
 def _mismatches(tensors, model, shapes: dict, names: dict[str, str]) -> list[str]:
     """What is wrong with a file's tensors, a line each."""
-    abstract = count.abstract_params(model)
-    sizes = dict(
-        zip(jax.tree.leaves(paths(abstract)), jax.tree.leaves(abstract), strict=True)
-    )
+    abstract = by_path(count.abstract_params(model))
     wanted: dict[str, tuple[int, ...]] = {}
     for path, layers in tensors.items():
         stacked = path.startswith("units/")
+        shapes_of_one = layers[0].shapes(abstract[path].shape[stacked:]).values()
         for tensor in layers:
-            wanted |= tensor.shapes(sizes[path].shape[stacked:])
+            wanted |= zip(tensor.names, shapes_of_one, strict=True)
     problems = [f"missing: {name}" for name in wanted if name not in names]
     problems += [f"surplus: {names[name]}" for name in names if name not in wanted]
     for name in wanted.keys() & names.keys():
