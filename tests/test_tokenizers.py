@@ -54,20 +54,20 @@ def made(folder):
     """{name: tokenizer} learnt from TEXT, "file" one of GPT-2's form among them."""
     changes = dict(vocab_size=500, invalid_utf8="keep", min_count=1)
     found = {
-        name: prepare(config(folder, TEXT, tokenizer=name, **changes))._tokenizer
+        name: prepare(config(folder, TEXT, tokenizer=name, **changes)).tokenizer
         for name in NAMES
     }
     path = next((folder / "cache").glob("bpe-*.json"))
     data = config(
         folder, TEXT, tokenizer="file", tokenizer_path=str(path), invalid_utf8="keep"
     )
-    found["file"] = prepare(data)._tokenizer
+    found["file"] = prepare(data).tokenizer
     for name, options in SENTENCEPIECE.items():
         path = sentencepiece_model(folder / f"{name}.model", **options)
         data = config(
             folder, TEXT, tokenizer="file", tokenizer_path=path, invalid_utf8="keep"
         )
-        found[name] = prepare(data)._tokenizer
+        found[name] = prepare(data).tokenizer
     return found
 
 
@@ -233,7 +233,7 @@ def test_the_vocabulary_is_of_the_training_text_alone(tmp_path):
             corpus = prepare(
                 config(folder, raw, tokenizer=name, split=split, vocab_size=400)
             )
-            found.append(corpus._tokenizer.fingerprint)
+            found.append(corpus.tokenizer.fingerprint)
         assert found[0] == found[1], name
         if name != "bpe":
             assert corpus.unknown in corpus.tokens("test")
