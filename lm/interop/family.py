@@ -24,7 +24,8 @@ FREE = words(
     """architectures model_type transformers_version torch_dtype dtype _name_or_path
     initializer_range use_cache bos_token_id eos_token_id pad_token_id sep_token_id
     output_attentions output_hidden_states return_dict return_dict_in_generate
-    task_specific_params id2label label2id problem_type _attn_implementation_autoset"""
+    task_specific_params id2label label2id problem_type _attn_implementation_autoset
+    gradient_checkpointing tokenizer_class"""
 )
 FIXED = {
     "is_encoder_decoder": (False,),
@@ -140,7 +141,8 @@ def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
     def counts(key: str) -> bool:
         leaf = key.rpartition(".")[2]
-        dropped = leaf.endswith("dropout") or leaf in ("chunk", "block_tokens")
+        dropped = leaf.endswith("dropout") or leaf == "chunk"
+        dropped |= key == "model.mixers.attention.block"
         return key.startswith("model.") and leaf not in NEUTRAL and not dropped
 
     keys = sorted({key for key in (*ours, *theirs) if counts(key)})

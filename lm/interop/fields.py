@@ -28,8 +28,9 @@ def attention(**fields) -> dict[str, Any]:
 
 def choice(name: str, value, choices: Mapping[Any, Any]):
     """choices[value], or a ConfigError that names the field and what it may be."""
-    if value in choices:
-        return choices[value]
+    for good, ours in choices.items():
+        if value == good:
+            return ours
     valid = ", ".join(map(repr, choices))
     raise ConfigError(f"{name}={value!r}: only {valid}")
 

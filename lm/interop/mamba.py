@@ -8,7 +8,8 @@ from lm.interop.layout import Table, dense, norm, same, taps
 
 _TRAINING = """residual_in_fp32 time_step_min time_step_max time_step_floor
     rescale_prenorm_residual use_mambapy use_associative_scan time_step_scale
-    time_step_init_scheme chunk_size"""
+    time_step_init_scheme chunk_size d_inner d_model n_layer fused_add_norm rms_norm
+    ssm_cfg pad_vocab_size_multiple"""
 
 
 def _shared_settings(c: dict, kind: str, **fields) -> dict:
@@ -165,7 +166,7 @@ MAMBA2 = Family(
     # The norm inside the mixer has this epsilon here.
     fixed=_FIXED
     | {"layer_norm_epsilon": (1e-5,), "time_step_limit": ([0.0, math.inf],)},
-    free=words(f"{_TRAINING} time_step_rank norm_before_gate rms_norm"),
+    free=words(f"{_TRAINING} time_step_rank norm_before_gate"),
     settings=_mamba2_settings,
     fields=_mamba2_fields,
     block=_mamba2_block,
