@@ -79,7 +79,7 @@ def usage(name: str, command: Command) -> str:
     rows = [f"usage: python run.py {name}{argument} [FLAGS]", "", command.help, ""]
     for flag in command.flags:
         default = "" if flag.default in (None, []) else f" (default {flag.default!r})"
-        rows.append(f"  --{flag.name:13}{flag.help}{default}")
+        rows.append(f"  --{flag.name:18}{flag.help}{default}")
     if command.config:
         rows.append(
             "  --config.KEY=VALUE sets any key of configs/base.py or of a mixer"

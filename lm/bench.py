@@ -42,17 +42,15 @@ class Decoder:
         self._made = generate.read(model, params, prompts, capacity)
         jax.block_until_ready(self._made)
         self.prefill = batch * context / (time.perf_counter() - start)
-        self.state_bytes = size(self._made[2])
+        self.state_bytes = size(self._made.state)
         self._params, self._step = params, generate.functions(model)[1]
 
     def __call__(self, tokens: int = 1) -> None:
         """Steps `tokens` times and waits for the last."""
-        logits_BxV, position_B, state = self._made
+        made = self._made
         for _ in range(tokens):
-            _, logits_BxV, position_B, state = self._step(
-                self._params, state, logits_BxV, position_B, 0, 0.0
-            )
-        self._made = jax.block_until_ready((logits_BxV, position_B, state))
+            _, made = self._step(self._params, made, 0, 0.0)
+        self._made = jax.block_until_ready(made)
 
     def milliseconds(self, tokens: int) -> float:
         """A token's, the median over REPEATS runs of so many."""

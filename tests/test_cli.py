@@ -9,6 +9,7 @@ import pytest
 
 import lm
 from lm import cli
+from lm.generate import Asked
 
 ROOT = Path(lm.__file__).parent.parent
 
@@ -107,8 +108,10 @@ def test_a_misspelt_key_is_one_line_and_exit_2():
         ("evaluate --config=configs/lstm.py", "evaluate takes no --config"),
         ("evaluate", "--workdir is missing"),
         ("evaluate --workdir=lm", "it has no config.json"),
-        ("generate --workdir=RUN --tokens=many", "--tokens=many"),
-        ("generate --workdir=RUN --tokens=0", "--tokens=0 must be at least 1"),
+        ("generate --workdir=RUN --top_k=many", "--top_k=many"),
+        ("generate --workdir=RUN --max_new_tokens=0", "=0 must be at least 1"),
+        ("generate --workdir=RUN --eos_token_id=x", "must be the number of a token"),
+        ("generate --workdir=RUN --num_beams=2", "write --do_sample=false"),
         ("generate --workdir=RUN --top_p=0", "--top_p=0.0 must be above 0"),
         ("generate --workdir=RUN --temperature=-1", "--temperature=-1.0 must be 0"),
         ("generate --workdir=RUN --prompt=", "must be a text that is not empty"),
@@ -206,17 +209,18 @@ def test_evaluate_prints_a_table_or_json(calls, capsys, tmp_path):
 
 def test_generate_takes_several_prompts(calls, capsys, tmp_path):
     (tmp_path / "config.json").write_text('{"run": {"prompt": "the run\'s"}}')
-    found = calls("generate", "run", ["one", "two"])
+    calls("generate", "opened", ("model", "params", "text", (7,)))
+    found = calls("generate", "generate", ["one", "two"])
     prompts = ["--prompt=a b", "--prompt", "c"]
-    assert cli.main(["generate", f"--workdir={tmp_path}", *prompts, "--top_k=5"]) == 0
+    flags = ["--top_k=5", "--do_sample=false", "--num_beams=2", "--stop_strings=x y"]
+    assert cli.main(["generate", f"--workdir={tmp_path}", *prompts, *flags]) == 0
     assert capsys.readouterr().out == "one\n---\ntwo\n"
-    assert cli.main(["generate", f"--workdir={tmp_path}"]) == 0
-    (_, args, kwargs), (_, _, other) = found
-    assert other["prompts"] == ["the run's"]
-    assert args == (tmp_path,)
-    assert kwargs == dict(
-        prompts=["a b", "c"], tokens=200, temperature=1, top_k=5, top_p=1, seed=0, n=1
-    )
+    assert cli.main(["generate", f"--workdir={tmp_path}", "--eos_token_id=3"]) == 0
+    (_, first, _), (_, second, _) = (call for call in found if len(call[1]) == 5)
+    asked = Asked(do_sample=False, top_k=5, num_beams=2, stop_strings=("x y",))
+    asked = asked._replace(eos_token_id=(7,))
+    assert first == ("model", "params", "text", ["a b", "c"], asked)
+    assert second[3:] == (["the run's"], Asked(eos_token_id=(3,)))
 
 
 def test_count_prints_the_table_of_the_config(calls, capsys):

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from lm import cli, generate, interop, train
 from lm.errors import ConfigError
+from lm.generate import Asked
 from tests import trained
 
 
@@ -74,10 +75,11 @@ def test_a_run_goes_to_transformers_and_comes_back(tokenizer, tmp_path, capsys):
     want = AutoTokenizer.from_pretrained(out).decode(found[0])
     assert want.startswith(prompt) and len(want) > len(prompt)
 
-    asked = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0, "n": 1}
-    assert generate.run(tmp_path / "run", [prompt], 20, **asked) == [want]
+    asked = Asked(max_new_tokens=20, do_sample=False)
+    opened = generate.opened(tmp_path / "run")
+    assert generate.generate(*opened[:3], [prompt], asked) == [want]
     command = ["generate", f"--pretrained={out}", f"--prompt={prompt}"]
-    assert cli.main([*command, "--tokens=20", "--temperature=0"]) == 0
+    assert cli.main([*command, "--max_new_tokens=20", "--temperature=0"]) == 0
     assert capsys.readouterr().out == f"{want}\n"
 
 
@@ -100,9 +102,8 @@ def test_a_tokenizer_of_another_model_is_refused(pair, tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    how = generate.Sampling(temperature=0.0)
     with pytest.raises(ConfigError, match="not of one checkpoint"):
-        generate.run_pretrained(str(tmp_path), ["a"], 2, how, 1)
+        generate.opened(pretrained=str(tmp_path))
 
 
 def test_several_prompts_of_a_pretrained_model_equal_each_alone(pair, tmp_path):
@@ -115,7 +116,8 @@ def test_several_prompts_of_a_pretrained_model_equal_each_alone(pair, tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    how = generate.Sampling(temperature=0.0)
-    run = lambda prompts: generate.run_pretrained(str(tmp_path), prompts, 9, how, 1)
+    opened = generate.opened(pretrained=str(tmp_path))
+    asked = Asked(max_new_tokens=9, do_sample=False)
+    run = lambda prompts: generate.generate(*opened[:3], prompts, asked)
     prompts = ["the", "nine stitches in time"]
     assert run(prompts) == [*run(prompts[:1]), *run(prompts[1:])]

@@ -10,12 +10,13 @@ class.
 
 from lm.interop.families import FAMILIES, family_of
 from lm.interop.pretrained import Pretrained, from_pretrained, layout, save_pretrained
-from lm.interop.tokenizer import Text, tokenizer_of
+from lm.interop.tokenizer import Text, ends_of, tokenizer_of
 
 __all__ = [
     "FAMILIES",
     "Pretrained",
     "Text",
+    "ends_of",
     "family_of",
     "from_pretrained",
     "layout",

@@ -10,6 +10,7 @@ from lm.data.bpe import ALPHABET, ByteLevelBPE
 from lm.data.pieces import Pieces
 from lm.data.tokenizers import Bytes, Tokenizer
 from lm.errors import ConfigError
+from lm.interop.folder import json_of
 
 END = "<|endoftext|>"  # of GPT-2: a token that no text is made of
 PIECES = ("tokenizer.model", "spiece.model")
@@ -49,6 +50,16 @@ def tokenizer_of(folder: str | Path) -> Text:
         f"{folder} has no tokenizer: no tokenizer.json, no vocab.json with merges.txt, "
         f"no {PIECES[0]}"
     )
+
+
+def ends_of(folder: str | Path) -> tuple[int, ...]:
+    """Ids with which a text ends: of generation_config.json, else of config.json."""
+    for name in ("generation_config.json", "config.json"):
+        path = Path(folder) / name
+        ids = json_of(path).get("eos_token_id") if path.is_file() else None
+        if ids is not None:
+            return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()
 
 
 def _text(path: Path) -> str:
