@@ -207,20 +207,24 @@ def test_evaluate_prints_a_table_or_json(calls, capsys, tmp_path):
     assert found[0][1:] == ((tmp_path, "test", ("window", "stream")), {})
 
 
-def test_generate_takes_several_prompts(calls, capsys, tmp_path):
+def test_generate_takes_several_prompts(monkeypatch, capsys, tmp_path):
     (tmp_path / "config.json").write_text('{"run": {"prompt": "the run\'s"}}')
-    calls("generate", "opened", ("model", "params", "text", (7,)))
-    found = calls("generate", "generate", ["one", "two"])
+    found = []
+    opened = lambda workdir, pretrained: ("model", "params", "text", (7,))
+    made = lambda *args: found.append(args) or ["one", "two"]
+    monkeypatch.setattr(lm.generate, "opened", opened)
+    monkeypatch.setattr(lm.generate, "generate", made)
     prompts = ["--prompt=a b", "--prompt", "c"]
     flags = ["--top_k=5", "--do_sample=false", "--num_beams=2", "--stop_strings=x y"]
     assert cli.main(["generate", f"--workdir={tmp_path}", *prompts, *flags]) == 0
     assert capsys.readouterr().out == "one\n---\ntwo\n"
     assert cli.main(["generate", f"--workdir={tmp_path}", "--eos_token_id=3"]) == 0
-    (_, first, _), (_, second, _) = (call for call in found if len(call[1]) == 5)
     asked = Asked(do_sample=False, top_k=5, num_beams=2, stop_strings=("x y",))
     asked = asked._replace(eos_token_id=(7,))
-    assert first == ("model", "params", "text", ["a b", "c"], asked)
-    assert second[3:] == (["the run's"], Asked(eos_token_id=(3,)))
+    assert found == [
+        ("model", "params", "text", ["a b", "c"], asked),
+        ("model", "params", "text", ["the run's"], Asked(eos_token_id=(3,))),
+    ]
 
 
 def test_count_prints_the_table_of_the_config(calls, capsys):
