@@ -49,7 +49,8 @@ def get_config() -> ConfigDict:
             depth=2,
             pattern=("attention",),  # repeated to depth; a partial repeat is the tail
             mixers=ConfigDict(),  # name -> fields of the mixer; kind= names its class
-            block="shared",  # shared plain parallel parallel_one_norm rwkv xlstm
+            # shared plain post_norm parallel parallel_one_norm rwkv xlstm
+            block="shared",
             conv_width=1,  # taps of a causal convolution before each mixer; 1: none
             mlp="swiglu",  # swiglu | geglu | gelu | gelu_exact | none
             mlp_width=256,
@@ -57,7 +58,11 @@ def get_config() -> ConfigDict:
             norm_eps=1e-6,
             bias=False,  # in the MLP
             position="none",  # none | learned; RoPE is a key of attention
+            token_types=0,  # rows of a table of kinds of tokens, as BERT's; 0: none
+            embedding_norm=False,  # of the sum of a token's embeddings
             tied=True,  # the head is the embedding
+            head="linear",  # linear | transform: BERT's layer before it
+            head_bias=False,  # of the logits
             word_dropout=0.0,  # of a token at all its places in a row
             embedding_dropout=0.0,
             residual_dropout=0.0,

@@ -27,6 +27,7 @@ class Block(nn.Module):
     Attributes:
       conv_width: tokens of the convolution before the mixer; its past ones are a state.
       mlps: the values of model.mlp that this kind has a place for.
+      normed: whether what it gives is normed, so that the model's last norm is none.
     """
 
     make_mixer: Callable[..., Mixer]
@@ -39,6 +40,7 @@ class Block(nn.Module):
     conv_width: int = 1
 
     mlps: ClassVar[tuple[str, ...]] = layers.MLPS
+    normed: ClassVar[bool] = False
 
     @nn.compact
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
@@ -103,6 +105,22 @@ class Plain(Block):
             last = seq.layer == mixer.layers - 1
             y_BxTxD = jnp.where(last, y_BxTxD, self.dropout(y_BxTxD, seq, "mixer"))
         return y_BxTxD, state, carry
+
+
+class PostNorm(Block):
+    """norm(x + mixer(x)), then norm(x + mlp(x)): Vaswani et al. 2017, arXiv 1706.03762
+    section 3.1, and BERT (arXiv 1810.04805)."""
+
+    normed = True
+
+    @nn.compact
+    def __call__(self, x_BxTxD, seq: Sequence, state, carry):
+        h_BxTxD, state, carry = self._mix(x_BxTxD, seq, state, carry)
+        x_BxTxD = self._norm("mixer_norm", x_BxTxD + h_BxTxD, seq)
+        if self.mlp != "none":
+            h_BxTxD = self._mlp(x_BxTxD, seq)
+            x_BxTxD = self._norm("mlp_norm", x_BxTxD + h_BxTxD, seq)
+        return x_BxTxD, state, carry
 
 
 class Parallel(Block):
@@ -225,6 +243,7 @@ class XLSTM(Block):
 BLOCKS: dict[str, type[Block]] = {
     "shared": Block,
     "plain": Plain,
+    "post_norm": PostNorm,
     "parallel": Parallel,
     "parallel_one_norm": ParallelOneNorm,
     "rwkv": RWKV,

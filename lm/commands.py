@@ -1,11 +1,14 @@
 """The commands of run.py and their flags."""
 
-from lm import actions
+from lm import actions, inference
 from lm.arguments import Command, Flag
 
 WORKERS = Flag("workers", None, "processes; default: one a core or device", int)
 CONFIG = Flag("config", "configs/base.py", "a file, or file.py:argument")
 RUN = Flag("workdir", None, "the folder of a finished or stopped run")
+PRETRAINED = Flag("pretrained", None, "instead: a Hugging Face folder or hub name")
+TEXT = Flag("text", [], "may be repeated", list)
+LINES = Flag("file", [], "a file of UTF-8, a text a line; may be repeated", list)
 COMMANDS = {
     "train": Command(
         actions.train,
@@ -48,11 +51,11 @@ COMMANDS = {
         ),
     ),
     "generate": Command(
-        actions.generate,
+        inference.generate,
         "Continue prompts with a trained model.",
         (
             RUN,
-            Flag("pretrained", None, "instead: a Hugging Face folder or hub name"),
+            PRETRAINED,
             Flag("prompt", [], "may be repeated; default: the run's own", list),
             Flag("max_new_tokens", 200, "at most so many after the prompt", int),
             Flag("max_length", None, "at most so many with the prompt", int),
@@ -73,20 +76,44 @@ COMMANDS = {
         ),
     ),
     "score": Command(
-        actions.score,
+        inference.score,
         "log P of texts, perplexity and bits per byte, by a trained model.",
         (
             RUN,
-            Flag("pretrained", None, "instead: a Hugging Face folder or hub name"),
-            Flag("text", [], "may be repeated", list),
+            PRETRAINED,
+            TEXT,
             Flag("file", [], "a file of UTF-8, as one text; may be repeated", list),
             Flag("context", None, "tokens of a window; default: the text whole", int),
             Flag("stride", None, "from window to window; default: context - 1", int),
             Flag("json", False, "print everything, with each token's log P", bool),
         ),
     ),
+    "fill": Command(
+        inference.fill,
+        "What may stand in the place of each [MASK], by a masked language model.",
+        (
+            RUN,
+            PRETRAINED,
+            TEXT,
+            LINES,
+            Flag("top_k", 5, "likeliest tokens of each place", int),
+            Flag("json", False, "print everything, as JSON", bool),
+        ),
+    ),
+    "embed": Command(
+        inference.embed,
+        "Write a vector for each text, as an array of NumPy.",
+        (
+            RUN,
+            PRETRAINED,
+            TEXT,
+            LINES,
+            Flag("pool", "mean", "mean, first or pooled, of a text's tokens"),
+            Flag("out", None, "a file: float32 [texts, width], rows of length 1"),
+        ),
+    ),
     "export": Command(
-        actions.export,
+        inference.export,
         "Write a run's model as transformers loads it.",
         (RUN, Flag("out", None, "a folder that holds no model yet")),
     ),

@@ -1,4 +1,4 @@
-"""LM: embedding -> blocks of a repeated pattern, scanned -> norm -> logits."""
+"""LM: embedding -> blocks of a repeated pattern, scanned -> norm -> head -> logits."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from lm import dropout, inits, layers, loss, sequence
+from lm import ends, loss, sequence
 from lm.blocks import BLOCKS, Block
 from lm.dropout import Dropout
 from lm.layers import parameter
@@ -52,7 +52,7 @@ class Unit(nn.Module):
 
 
 class LM(nn.Module):
-    """A causal language model over a pattern of mixers.
+    """A language model over a pattern of mixers, causal where all of them are.
 
     Attributes:
       make_mixer: name in the pattern -> constructor of the mixer.
@@ -60,6 +60,10 @@ class LM(nn.Module):
       prefix, pattern, repeats, tail: the layers are prefix + pattern * repeats + tail;
         the repeats are one scan, whose parameters are stacked on a leading axis R.
       positions: rows of the learned position table; 0: there is none.
+      token_types: rows of a table that is added by Sequence.types; 0: there is none.
+      embedding_norm: whether the sum of these embeddings is normed.
+      head: "linear", or BERT's, "transform": a layer, GELU and a norm before it.
+      head_bias: whether logits have a bias.
       remat: a key of REMAT: what the backward pass computes again.
     """
 
@@ -75,6 +79,10 @@ class LM(nn.Module):
     norm: str
     norm_eps: float
     positions: int
+    token_types: int
+    embedding_norm: bool
+    head: str
+    head_bias: bool
     tied: bool
     word_dropout: float
     embedding_dropout: Dropout
@@ -87,6 +95,11 @@ class LM(nn.Module):
     def layers(self) -> tuple[str, ...]:
         """The mixer's name of every layer."""
         return self.prefix + self.pattern * self.repeats + self.tail
+
+    @property
+    def causal(self) -> bool:
+        """Whether what it says of a token depends on those before it alone."""
+        return all(self.mixer(name).causal for name in dict.fromkeys(self.layers))
 
     def mixer(self, name: str) -> Mixer:
         """An unbound mixer, for its state and its costs."""
@@ -122,7 +135,10 @@ class LM(nn.Module):
             return loss.logits(x_BxTxD, head_VxD), state
 
     def hidden(self, tokens_BxT, seq: Sequence, state):
-        """-> (x_BxTxD, head_VxD, state); the logits are x W^T (lm/loss.py)."""
+        """-> (x_BxTxD, head_VxD, state); the logits are x W^T (lm/loss.py).
+
+        With head_bias both have a feature more, which is 1 in x and the bias in W.
+        """
         return self.activations(tokens_BxT, seq, state)[0]
 
     @nn.compact
@@ -136,30 +152,13 @@ class LM(nn.Module):
             return self._activations(tokens_BxT, seq, state)
 
     def _activations(self, tokens_BxT, seq: Sequence, state):
-        shape = (self.vocab_size, self.width)
-        init = inits.truncated_normal(self.width**-0.5, axis=0)
-        embedding_VxD = parameter(self, "embedding", init, shape, seq)
-        x_BxTxD = embedding_VxD.astype(self.dtype)[tokens_BxT]
-        x_BxTxD = dropout.words(x_BxTxD, tokens_BxT, self.word_dropout, seq)
-        if self.positions:
-            table_TxD = parameter(
-                self,
-                "positions_embedding",
-                inits.truncated_normal(0.02, axis=0),
-                (self.positions, self.width),
-                seq,
-            )
-            x_BxTxD += table_TxD.astype(self.dtype)[seq.positions]
-        x_BxTxD = self.embedding_dropout(x_BxTxD, seq, "embedding")
-
+        x_BxTxD, embedding_VxD = ends.embedded(self, tokens_BxT, seq)
         h_BxTxD, state = self._layers(x_BxTxD, seq, state)
         drop = lambda x_BxTxD: self.output_dropout(x_BxTxD, seq, "output")
-        x_BxTxD = layers.NORMS[self.norm](self.norm_eps, name="norm")(h_BxTxD, seq)
-        head_VxD = embedding_VxD
-        if not self.tied:
-            head_VxD = parameter(self, "head_kernel", init, shape, seq)
-        outputs = drop(x_BxTxD), head_VxD.astype(self.dtype), state
-        return outputs, (h_BxTxD, drop(h_BxTxD))
+        normed = BLOCKS[self.block].normed
+        x_BxTxD = h_BxTxD if normed else ends.norm(self, "norm", h_BxTxD, seq)
+        x_BxTxD, head_VxD = ends.head(self, x_BxTxD, drop, embedding_VxD, seq)
+        return (x_BxTxD, head_VxD, state), (h_BxTxD, drop(h_BxTxD))
 
     def _layers(self, x_BxTxD, seq: Sequence, state):
         carry = {}
@@ -266,6 +265,10 @@ def build(config, vocab_size: int) -> LM:
         norm=m.norm,
         norm_eps=m.norm_eps,
         positions=config.data.context if m.position == "learned" else 0,
+        token_types=m.token_types,
+        embedding_norm=m.embedding_norm,
+        head=m.head,
+        head_bias=m.head_bias,
         tied=m.tied,
         word_dropout=m.word_dropout,
         embedding_dropout=drop(m.embedding_dropout),

@@ -86,6 +86,11 @@ def strided(model, params, ids_N: np.ndarray, context: int, stride: int) -> Scor
 
 
 def _scored(model, params, texts: list[np.ndarray]) -> list[Scored]:
+    if not model.causal:
+        raise ConfigError(
+            "log P of a text is of a model that reads from left to right, and this one "
+            "is bidirectional"
+        )
     out: list[Scored] = []
     for first in range(0, len(texts), ROWS):
         signals.check()

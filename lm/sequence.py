@@ -18,6 +18,7 @@ class Sequence(NamedTuple):
       key: the key that draws are folded from: of parameters at initialisation, of
         dropout in training; None: nothing is drawn.
       step_key: in training the key of what is drawn once for all rows.
+      types: int32, which of model.token_types a token is of; None: all of the first.
     """
 
     segment_ids: Any
@@ -27,6 +28,7 @@ class Sequence(NamedTuple):
     layer: Any = None
     key: Any = None
     step_key: Any = None
+    types: Any = None
 
 
 def from_segments(segment_ids_BxT, positions_BxT=None, reset_BxT=None) -> Sequence:

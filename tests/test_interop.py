@@ -33,6 +33,8 @@ LLAMA = SIZES | {
 MAMBA = SIZES | {"hidden_size": 24, "state_size": 5, "num_hidden_layers": 3}
 GPT2 = SIZES | {"n_positions": 67, "n_embd": 24, "n_layer": 3, "n_head": 3}
 NEOX = LLAMA | {"hidden_size": 32}
+# torch gives the embedding of a pad_token_id no gradient.
+BERT = LLAMA | {"max_position_embeddings": 41, "pad_token_id": None}
 # name: (config class, fields): odd sizes, tied and untied, with biases and without,
 # grouped heads, and each choice that a family has.
 VARIANTS = {
@@ -67,6 +69,13 @@ VARIANTS = {
         | {"hidden_act": "gelu_new", "tie_word_embeddings": True}
         | {"rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 99.0}},
     ),
+    "bert": (transformers.BertConfig, BERT),
+    "bert-untied": (
+        transformers.BertConfig,
+        BERT
+        | {"hidden_act": "gelu_new", "type_vocab_size": 3, "layer_norm_eps": 1e-3}
+        | {"tie_word_embeddings": False},
+    ),
     "mamba": (transformers.MambaConfig, MAMBA | {"time_step_rank": 3}),
     "mamba-untied": (
         transformers.MambaConfig,
@@ -84,7 +93,13 @@ VARIANTS = {
         | {"head_dim": 16, "num_heads": 3, "n_groups": 1, "tie_word_embeddings": True},
     ),
 }
+# The class of transformers that has a family's logits.
+AUTO = {"bert": transformers.AutoModelForMaskedLM}
 TOKENS_BxT = np.random.default_rng(0).integers(0, V, (2, T))
+
+
+def auto(name: str):
+    return AUTO.get(name.split("-")[0], AutoModelForCausalLM)
 
 
 def random_model(name: str, **changes):
@@ -93,7 +108,7 @@ def random_model(name: str, **changes):
     torch.manual_seed(0)
     config = kind(**fields | changes)
     config._attn_implementation = "eager"
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    model = auto(name).from_config(config).float().eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape))
@@ -144,34 +159,42 @@ def test_a_saved_model_computes_and_generates_the_same_and_goes_back(
     near(ours(model, params), want)
 
     prompt = TOKENS_BxT[:1, :9]
-    tokens = reference.generate(
-        torch.from_numpy(prompt), do_sample=False, max_new_tokens=32, min_new_tokens=32
-    )
     how = generate.Sampling(temperature=0.0)
-    got = generate.continuations(model, params, list(prompt), 32, how)
-    assert got.tolist() == tokens[:, 9:].tolist()
+    run = lambda: generate.continuations(model, params, list(prompt), 32, how)
+    if model.causal:
+        sizes = {"max_new_tokens": 32, "min_new_tokens": 32}
+        tokens = reference.generate(torch.from_numpy(prompt), do_sample=False, **sizes)
+        assert np.array(run()).tolist() == tokens[:, 9:].tolist()
+    else:
+        with pytest.raises(ConfigError, match="bidirectional"):
+            run()
 
     out = tmp_path / "out"
     kind = interop.save_pretrained(out, config, model, params)
     assert kind == reference.config.model_type
-    back = AutoModelForCausalLM.from_pretrained(out, attn_implementation="eager")
+    back = auto(name).from_pretrained(out, attn_implementation="eager")
     assert type(back) is type(reference)
     np.testing.assert_array_equal(theirs(back.eval()), want)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "mamba2"])
+@pytest.mark.parametrize("name", ["gpt2", "bert", "mamba2"])
 def test_a_step_of_fine_tuning_has_the_same_gradient(saved, name):
     reference, folder = saved(name)
     reference = random_model(name)
     tokens = torch.from_numpy(TOKENS_BxT)
-    reference(tokens, labels=tokens).loss.backward()
+    labels = tokens.clone()
+    labels[:, 4:9] = -100
+    reference(tokens, labels=labels).loss.backward()
     _, model, params, _ = interop.from_pretrained(folder)
     state, seq = model.initial_state(2, 0), sequence.full(2, T)
 
     def mean_nats(params):
         logits, _ = model.apply({"params": params}, TOKENS_BxT, seq, state)
-        targets, weights = TOKENS_BxT[:, 1:], np.ones((2, T - 1), bool)
-        return loss.summed(logits[:, :-1], targets, weights)[0] / weights.sum()
+        weights = labels.numpy() >= 0
+        targets = TOKENS_BxT
+        if model.causal:
+            logits, targets, weights = logits[:, :-1], targets[:, 1:], weights[:, 1:]
+        return loss.summed(logits, targets, weights)[0] / weights.sum()
 
     grads = jax.jit(jax.grad(mean_nats))(params)
     family, values = interop.family_of(
@@ -208,15 +231,13 @@ def other(value):
     return [3, True, "relu"] if value is None else []
 
 
-def by_transformers(folder, reference):
+def by_transformers(folder, reference, kind=AutoModelForCausalLM):
     """Logits of the weights of `reference` under a folder's config.json.
 
     None if transformers refuses it, or fills or draws some weight anew.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, attn_implementation="eager"
-        ).eval()
+        model = kind.from_pretrained(folder, attn_implementation="eager").eval()
         weights = dict(reference.named_parameters())
         held = dict(model.named_parameters())
         if all(torch.equal(p, weights[name]) for name, p in held.items()):
@@ -226,7 +247,7 @@ def by_transformers(folder, reference):
     return None
 
 
-PLAIN = {"gpt2", "llama", "mistral", "qwen3", "gpt_neox", "mamba", "mamba2"}
+PLAIN = {"bert", "gpt2", "llama", "mistral", "qwen3", "gpt_neox", "mamba", "mamba2"}
 
 
 @pytest.mark.parametrize("name", sorted(PLAIN))
@@ -242,7 +263,7 @@ def test_a_field_that_changes_the_result_is_honoured_or_refused(saved, name, tmp
     mine = ours(own.model, own.params)
     stored = json.loads((folder / "config.json").read_text())
     complete = reference.config.to_dict()
-    near(by_transformers(folder, reference), base)
+    near(by_transformers(folder, reference, auto(name)), base)
     honoured, refused, free, wrong = set(), set(), set(), []
     for field in sorted(complete.keys() - {"model_type", "architectures", "dtype"}):
         for i, value in enumerate(other(complete[field])):
@@ -250,7 +271,7 @@ def test_a_field_that_changes_the_result_is_honoured_or_refused(saved, name, tmp
             shutil.copytree(folder, made)
             written = json.dumps(stored | {field: value})
             (made / "config.json").write_text(written)
-            want = by_transformers(made, reference)
+            want = by_transformers(made, reference, auto(name))
             try:
                 config, model, params, _ = interop.from_pretrained(made)
             except ConfigError as error:

@@ -7,12 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from lm.data.tasks import TASKS, Draws, Task, base
+from lm.data.tasks import TASKS, Draws, Task, Text, base
 from lm.data.tasks.tracking import group_table
 from lm.errors import ConfigError
 
 TEXT_N = np.random.default_rng(0).integers(0, 256, 4000).astype(np.uint16)
 SEED = (7, 1)
+SPACE_V = np.arange(256) % 5 == 0  # tokens that are no part of a word
+
+
+def text(tokens_N=TEXT_N) -> Text:
+    return Text(tokens_N, 256, SPACE_V, SPACE_V)
 
 
 def task(kind: str, **fields) -> Task:
@@ -20,7 +25,7 @@ def task(kind: str, **fields) -> Task:
 
 
 def rows(of: Task, count: int = 64, seed=SEED):
-    return of.make(Draws(seed, np.arange(count)), TEXT_N)
+    return of.make(Draws(seed, np.arange(count)), text())
 
 
 def near(count_N, probability_N, draws: int, sigmas: float = 5):
@@ -52,9 +57,12 @@ CASES = [task(kind) for kind in TASKS] + [
     task("repeats", segment=2),
     task("repeats", segment=9, scored="first"),
     task("repeats", segment=9, scored="all"),
+    task("masked", length=20, words="parts"),
+    task("masked", length=5, rate=0.9),
 ]
 NAMES = {of: kind for kind, of in TASKS.items()}
 each = pytest.mark.parametrize("of", CASES, ids=lambda of: NAMES[type(of)])
+FORWARD = [of for of in CASES if not of.both_sides]
 
 
 def permutations(group: str) -> list[tuple[int, ...]]:
@@ -160,7 +168,7 @@ SOLVERS += [modular_arithmetic, word_problem, repeats]
 SOLVERS = {solver.__name__: solver for solver in SOLVERS}
 
 
-@each
+@pytest.mark.parametrize("of", FORWARD, ids=lambda of: NAMES[type(of)])
 def test_every_answer_follows_from_the_tokens_before_it(of):
     solver = SOLVERS[NAMES[type(of)]]
     for tokens_T, targets_T, scored_T in zip(*rows(of, 40), strict=True):
@@ -178,7 +186,7 @@ def test_every_answer_follows_from_the_tokens_before_it(of):
 @each
 def test_rows_have_the_form_that_the_task_says(of):
     made = rows(of, 200)
-    vocab_size = 256 if of.reads_text else of.vocab_size
+    vocab_size = 256 + of.marks if of.reads_text else of.vocab_size
     for array_BxT in made:
         assert array_BxT.shape == (200, of.context)
     assert made.tokens.dtype == made.targets.dtype == np.int32
@@ -197,9 +205,9 @@ def test_rows_have_the_form_that_the_task_says(of):
 @each
 def test_a_row_follows_from_its_seed_and_index(of):
     index_B = np.array([3, 0, 10**6, 41, 8])
-    made = of.make(Draws(SEED, index_B), TEXT_N)
+    made = of.make(Draws(SEED, index_B), text())
     for b, index in enumerate(index_B):
-        alone = of.make(Draws(SEED, [index]), TEXT_N)
+        alone = of.make(Draws(SEED, [index]), text())
         for array_BxT, one_BxT in zip(made, alone, strict=True):
             np.testing.assert_array_equal(array_BxT[b], one_BxT[0])
     first, again = rows(of), rows(of)
@@ -256,6 +264,8 @@ CONTRADICTIONS = [
     ("word_problem", dict(group="a5", elements="swaps"), "elements"),
     ("word_problem", dict(group="z60", elements="swaps"), "elements"),
     ("repeats", dict(segment=1), "segment"),
+    ("masked", dict(rate=0.0), "rate"),
+    ("masked", dict(rate=1.0), "rate"),
 ]
 LIMITS = [
     ("mqar", dict(vocabulary=65, pairs=16)),
@@ -480,7 +490,7 @@ def test_swaps_move_at_most_two_points():
 def test_repeats_are_of_the_text_from_anywhere():
     text_N = np.arange(12, dtype=np.uint8)
     of = task("repeats", segment=3, scored="all")
-    made = of.make(Draws(SEED, np.arange(12_000)), text_N)
+    made = of.make(Draws(SEED, np.arange(12_000)), text(text_N))
     start_B = made.tokens[:, 0]
     want_BxT = start_B[:, None] + np.tile(np.arange(3), 2)
     np.testing.assert_array_equal(made.tokens, want_BxT)
@@ -500,11 +510,61 @@ def test_scored_places_of_repeats(scored, places):
 def test_a_text_shorter_than_a_segment_is_an_error():
     of = task("repeats", segment=8)
     draws = lambda: Draws(SEED, np.arange(3))
-    assert of.make(draws(), TEXT_N[:8]).tokens[:, :8].tolist() == 3 * [
+    assert of.make(draws(), text(TEXT_N[:8])).tokens[:, :8].tolist() == 3 * [
         TEXT_N[:8].tolist()
     ]
     with pytest.raises(ConfigError, match=r"data\.task\.segment=8"):
-        of.make(draws(), TEXT_N[:7])
+        of.make(draws(), text(TEXT_N[:7]))
+
+
+def word_spans(row_T):
+    """(first, after the last) of each word and of each space of a row."""
+    edges = [0]
+    for t in range(1, len(row_T)):
+        if SPACE_V[row_T[t]] or SPACE_V[row_T[t - 1]]:
+            edges.append(t)
+    return list(itertools.pairwise([*edges, len(row_T)]))
+
+
+@pytest.mark.parametrize("words", ["whole", "parts"])
+def test_masked_text_is_the_text_but_for_marks_others_and_itself(words):
+    of = task("masked", length=200, words=words)
+    made = rows(of, 400)
+    for row_T in made.targets[:20]:
+        places = [p for p in range(3801) if (TEXT_N[p : p + 200] == row_T).all()]
+        assert len(places) == 1
+    changed_BxT = made.tokens != made.targets
+    assert not (changed_BxT & ~made.scored).any()
+    asked = made.scored.sum()
+    marks = (made.tokens[made.scored] == 256).sum()
+    kept = (~changed_BxT & made.scored).sum()
+    near(np.array([marks]), [0.8], asked)
+    near(np.array([kept]), [0.1 + 0.1 / 256], asked)
+    other_N = made.tokens[made.scored & changed_BxT & (made.tokens < 256)]
+    near(np.bincount(other_N, minlength=256), np.full(256, 1 / 256), len(other_N))
+    near(made.scored.sum(0), np.full(200, asked / made.scored.size), 400)
+
+
+def test_whole_words_are_asked_for_or_not_at_all():
+    of = task("masked", length=60, rate=0.2)
+    sizes = set()
+    for row_T, scored_T in zip(*rows(of, 300)[1:], strict=True):
+        asked = [(a, b) for a, b in word_spans(row_T) if scored_T[a:b].any()]
+        assert sum(b - a for a, b in asked) == scored_T.sum()
+        assert scored_T.sum() <= 12 or len(asked) == 1
+        rest = [b - a for a, b in word_spans(row_T) if not scored_T[a]]
+        assert scored_T.sum() + max(rest) > 12
+        sizes |= {b - a for a, b in asked}
+    assert len(sizes) > 5
+    parts = rows(task("masked", length=60, rate=0.2, words="parts"), 300)
+    assert (parts.scored.sum(1) == 12).all()
+
+
+def test_one_word_is_asked_for_however_long_it_is():
+    letters_N = np.ones(50, np.uint8)  # no space anywhere
+    of = task("masked", length=9, rate=0.1)
+    made = of.make(Draws(SEED, np.arange(5)), text(letters_N))
+    assert made.scored.all()
 
 
 def test_the_end_of_a_copy_is_a_target_and_padding_follows():

@@ -43,6 +43,7 @@ RANGES = (
         "the first 12 hex digits, or more, of a text's fingerprint",
     ),
     ("train.ema_decay", lambda x: 0 < x < 1, "between 0 and 1"),
+    ("model.token_types", lambda x: x >= 0, "0 (none) or more"),
     ("run.sample_tokens", lambda x: x >= 0, "0 (no samples) or more"),
     ("seed", lambda x: 0 <= x < 2**31, "in [0, 2**31)"),
     ("mesh.data mesh.fsdp", lambda x: x == -1 or x >= 1, "at least 1, or -1: the rest"),
@@ -59,6 +60,7 @@ def choices() -> dict[str, tuple[str, ...]]:
     from lm.data.loader import TRAIN_BATCHES
     from lm.data.tokenizers import TOKENIZERS
     from lm.dropout import MASKS
+    from lm.ends import HEADS
     from lm.layers import MLPS, NORMS
     from lm.model import REMAT
     from lm.optimizers import OPTIMIZERS
@@ -74,6 +76,7 @@ def choices() -> dict[str, tuple[str, ...]]:
         "model.norm": tuple(NORMS),
         "model.dropout_mask": tuple(MASKS),
         "model.position": ("none", "learned"),
+        "model.head": HEADS,
         "model.dtype": ("float32", "bfloat16"),
         "model.matmul_precision": ("default", "high", "highest"),
         "model.remat": tuple(REMAT),
@@ -135,6 +138,7 @@ def _check_block(values: dict[str, Any]) -> None:
 def check_mixer(name: str, fields: dict[str, Any], values: dict[str, Any]) -> None:
     """Raise where the fields of an entry of model.mixers, or `values`, clash."""
     from lm.blocks import BLOCKS
+    from lm.data.tasks import TASKS
     from lm.mixers import MIXERS
 
     def fail(field: str, words: str) -> None:
@@ -174,6 +178,13 @@ def check_mixer(name: str, fields: dict[str, Any], values: dict[str, Any]) -> No
     found = mixer.contradiction()
     if found:
         fail(*found)
+    task = TASKS.get(values.get("data.task.kind"))
+    if not (mixer.causal or (task and task.both_sides)):
+        fail(
+            "causal",
+            "sees the tokens that are to be predicted: train it with "
+            "data.task.kind=masked, or take True",
+        )
 
 
 def _check_record(names: tuple[str, ...]) -> None:

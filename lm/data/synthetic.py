@@ -15,7 +15,7 @@ import numpy as np
 from lm.data.encoded import digest
 from lm.data.loader import Batch
 from lm.data.tasks import TASKS, Examples, Task
-from lm.data.tasks.base import Draws
+from lm.data.tasks.base import Draws, Text
 from lm.errors import ConfigError
 from lm.sequence import Sequence
 
@@ -68,6 +68,7 @@ class Synthetic:
 
     Attributes:
       tests: name -> task; the first is SAME.
+      corpus: of a task that reads text, else None.
       vocab_size, fingerprint, manifest: as a corpus has them.
     """
 
@@ -75,8 +76,14 @@ class Synthetic:
         """`corpus`: of a task that reads text."""
         self.tests = tests(fields)
         self.task = self.tests[SAME]
-        self._corpus = corpus
+        self.corpus = corpus
         self.vocab_size: int = (corpus or self.task).vocab_size
+        if corpus:
+            self.vocab_size += self.task.marks
+            edges = edges_of(corpus)
+            self._text = lambda split: Text(
+                corpus.tokens(split), corpus.vocab_size, *edges
+            )
         known = {name: dataclasses.asdict(test) for name, test in self.tests.items()}
         text = corpus.fingerprint if corpus else None
         self.fingerprint: str = digest(
@@ -105,11 +112,8 @@ class Synthetic:
 
     def rows(self, name: str, seed: tuple[int, ...], index_B) -> Examples:
         """Rows of a test by (seed, index); seed[0] is the split's of STREAMS."""
-        text_N = None
-        if self.task.reads_text:
-            split = list(STREAMS)[seed[0]]
-            text_N = self._corpus.tokens(split)
-        return self.tests[name].make(Draws(seed, index_B), text_N)
+        text = self._text(list(STREAMS)[seed[0]]) if self.corpus else None
+        return self.tests[name].make(Draws(seed, index_B), text)
 
     def held_out(self, split: str, name: str, rows: int) -> Iterator[Batch]:
         """All rows of a test, in batches of one shape, padded at the end."""
@@ -121,6 +125,14 @@ class Synthetic:
             if task.running and task.context > trained:
                 examples.scored[:, :trained] = False
             yield batch(examples, index_B < task.held_out)
+
+
+def edges_of(corpus) -> tuple[np.ndarray, np.ndarray]:
+    """(whether a token's first byte is no part of a word, its last), bool [V]."""
+    texts = [corpus.decode([i]) for i in range(corpus.vocab_size)]
+    other = lambda raw: not raw or (raw[0] < 128 and not chr(raw[0]).isalnum())
+    first = [other(raw[:1]) for raw in texts]
+    return np.array(first), np.array([other(raw[-1:]) for raw in texts])
 
 
 class TaskBatches:

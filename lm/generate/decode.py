@@ -148,8 +148,13 @@ def prepared(
     """(unrolled model, its params, Reading) with room for `count` tokens more.
 
     Raises:
-      ConfigError: an empty prompt, or more tokens than learned positions.
+      ConfigError: an empty prompt, more tokens than learned positions, or a model that
+        is not causal.
     """
+    if not model.causal:
+        raise ConfigError(
+            "a bidirectional model goes on with no text: fill marks in by run.py fill"
+        )
     lengths = np.array([len(prompt) for prompt in prompts])
     longest = int(lengths.max())
     if lengths.min() == 0:

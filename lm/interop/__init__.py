@@ -9,17 +9,26 @@ class.
 """
 
 from lm.interop.families import FAMILIES, family_of
-from lm.interop.pretrained import Pretrained, from_pretrained, layout, save_pretrained
-from lm.interop.tokenizer import Text, ends_of, tokenizer_of
+from lm.interop.pretrained import (
+    Pretrained,
+    from_pretrained,
+    layout,
+    pooler,
+    save_pretrained,
+)
+from lm.interop.tokenizer import Marked, Text, ends_of, marked, tokenizer_of
 
 __all__ = [
     "FAMILIES",
+    "Marked",
     "Pretrained",
     "Text",
     "ends_of",
     "family_of",
     "from_pretrained",
     "layout",
+    "marked",
+    "pooler",
     "save_pretrained",
     "tokenizer_of",
 ]

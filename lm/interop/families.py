@@ -4,13 +4,14 @@ import math
 
 from lm import config as configs
 from lm.errors import ConfigError
-from lm.interop import gpt2, gpt_neox, llama, mamba
+from lm.interop import bert, gpt2, gpt_neox, llama, mamba
 from lm.interop.family import Family, differing
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         gpt2.GPT2,
+        bert.BERT,
         llama.LLAMA,
         llama.MISTRAL,
         llama.QWEN3,

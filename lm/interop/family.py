@@ -61,6 +61,7 @@ class Family:
       block: fields -> the table of a layer; rest: fields -> that of all else, but the
         head: names within the trunk.
       head: the name of the head's tensor.
+      outside: what names of tensors begin with that are not in the trunk.
       buffers: ends of names of what old files hold beside parameters.
     """
 
@@ -77,6 +78,11 @@ class Family:
     rest: Callable[[dict], Table]
     head: str = "lm_head.weight"
     buffers: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ("lm_head.",)
+
+    def full(self, name: str) -> str:
+        """The name in a file of a tensor that `rest` names."""
+        return name if name.startswith(self.outside) else f"{self.trunk}{name}"
 
     def read(self, stored: Mapping[str, Any]) -> tuple[dict, list[str]]:
         """(the fields that are used, complete; what is wrong with the others)."""

@@ -65,7 +65,8 @@ def from_pretrained(source: str | Path, sharding: Any = None, **model) -> Pretra
     built = models.build(config, values["vocab_size"])
     tensors = layout(family, values, built)
     file = folder.weights(path)
-    names = _renamed(family, file.shapes, built.tied)
+    wanted = {name for layers in tensors.values() for t in layers for name in t.names}
+    names = _renamed(family, file.shapes, wanted)
     problems += _mismatches(tensors, built, file.shapes, names)
     if not problems and built.tied and family.head in file.shapes:
         embedding = names[tensors["embedding"][0].names[0]]
@@ -87,6 +88,17 @@ def from_pretrained(source: str | Path, sharding: Any = None, **model) -> Pretra
         places = jax.tree.map(lambda _: places or jax.devices()[0], abstract)
     params = jax.tree.map(leaf, paths(abstract), places)
     return Pretrained(config, built, params, path)
+
+
+def pooler(source: str | Path) -> dict[str, np.ndarray] | None:
+    """{"kernel": [D, D], "bias": [D]} of BERT's layer over the first token, or None."""
+    file = folder.weights(folder.located(source))
+    for prefix in ("", "bert."):
+        name = f"{prefix}pooler.dense"
+        if f"{name}.weight" in file.shapes:
+            kernel, bias = file.read(f"{name}.weight"), file.read(f"{name}.bias")
+            return {"kernel": kernel.T, "bias": bias}
+    return None
 
 
 def save_pretrained(
@@ -127,7 +139,9 @@ def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Ten
         if path == "head_kernel":
             found[path] = [head]
         elif path in rest:
-            found[path] = [rest[path].named(f"{family.trunk}{{}}")]
+            tensor = rest[path]
+            names = tuple(map(family.full, tensor.names))
+            found[path] = [tensor._replace(names=names)]
         else:
             if top == "units":
                 name, _, inner = inner.partition("/")
@@ -141,16 +155,14 @@ def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Ten
     return found
 
 
-def _renamed(family: Family, shapes: dict, tied: bool) -> dict[str, str]:
-    """{full name: the file's name}, without buffers, and without a tied head."""
-    names = {}
+def _renamed(family: Family, shapes: dict, wanted: set[str]) -> dict[str, str]:
+    """{full name: the file's name}, without buffers and a tied head, if not wanted."""
+    unneeded, names = (family.head, *family.buffers), {}
     for name in shapes:
-        if name.endswith(family.buffers) and family.buffers:
-            continue
-        if tied and name == family.head:
-            continue
-        bare = not name.startswith(family.trunk) and name != family.head
-        names[f"{family.trunk}{name}" if bare else name] = name
+        whole = name.startswith((family.trunk, *family.outside))
+        full = name if whole else f"{family.trunk}{name}"
+        if full in wanted or not name.endswith(unneeded):
+            names[full] = name
     return names
 
 

@@ -52,6 +52,63 @@ def tokenizer_of(folder: str | Path) -> Text:
     )
 
 
+class Marked:
+    """A tokenizer that puts marks around a text, as BERT's [CLS] and [SEP], and may
+    change it, as by lower case: for encoders, which give no text back.
+
+    Attributes:
+      vocab_size: ids are 0 up to it.
+      mask, mask_id: the mark of a token that is to be filled in; None: there is none.
+    """
+
+    def __init__(self, tokenizer, mask: str | None):
+        """tokenizer: of the package `tokenizers`."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer, self.mask = tokenizer, mask
+        self.vocab_size: int = tokenizer.get_vocab_size()
+        self.mask_id = None if mask is None else tokenizer.token_to_id(mask)
+
+    def encode(self, text: str, other: str | None = None):
+        """(ids, types), int32 [N]: of a text, or of two as the model reads a pair."""
+        found = self._tokenizer.encode(text, other)
+        return np.array(found.ids, np.int32), np.array(found.type_ids, np.int32)
+
+    def token(self, i: int) -> str:
+        """The text of one token."""
+        return self._tokenizer.id_to_token(i) or ""
+
+
+def marked(folder: str | Path) -> Marked:
+    """The tokenizer of an encoder: tokenizer.json, else vocab.txt of BERT.
+
+    ConfigError for a folder without them, and for a file that is none.
+    """
+    from tokenizers import BertWordPieceTokenizer, Tokenizer
+
+    folder = Path(folder)
+    path, vocabulary = folder / "tokenizer.json", folder / "vocab.txt"
+    if not path.is_file() and not vocabulary.is_file():
+        raise ConfigError(f"{folder} has no tokenizer: no tokenizer.json, no vocab.txt")
+    settings = folder / "tokenizer_config.json"
+    stored = json_of(settings) if settings.is_file() else {}
+    mask = stored.get("mask_token", "[MASK]")
+    mask = mask.get("content") if isinstance(mask, dict) else mask
+    try:
+        if path.is_file():
+            made = Tokenizer.from_str(_text(path))
+        else:
+            lower = stored.get("do_lower_case", True)
+            made = BertWordPieceTokenizer(str(vocabulary), lowercase=lower)
+    except ConfigError:
+        raise
+    except Exception as error:  # the package raises no narrower one
+        raise ConfigError(f"{path} is no tokenizer: {error}") from error
+    if mask is not None and made.token_to_id(mask) is None:
+        mask = None
+    return Marked(made, mask)
+
+
 def ends_of(folder: str | Path) -> tuple[int, ...]:
     """Ids with which a text ends: of generation_config.json, else of config.json."""
     for name in ("generation_config.json", "config.json"):

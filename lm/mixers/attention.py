@@ -1,4 +1,4 @@
-"""Causal softmax attention: y_t = sum_s softmax_s(q_t k_s / sqrt(K)) v_s.
+"""Softmax attention, causal or not: y_t = sum_s softmax_s(q_t k_s / sqrt(K)) v_s.
 
 Vaswani et al. 2017, arXiv 1706.03762 eq. 1; grouped queries as in arXiv 2305.13245;
 rotary positions as in arXiv 2104.09864; a window as in arXiv 2004.05150.
@@ -31,6 +31,8 @@ class Attention(Mixer):
     (Gemma 2, arXiv 2408.00118). sinks: a learned logit a head that takes part in the
     softmax without a value (gpt-oss, arXiv 2508.10925).
     gate: "sigmoid" multiplies each output feature by sigmoid(W x) (arXiv 2505.06708).
+    causal: False lets a query see all of its document in the same call, as in BERT
+    (arXiv 1810.04805); nothing is kept of a call then, and all pairs are held at once.
     block: longer calls go through in blocks of so many tokens; by default the op
     decides by size. dropout: of the attention weights, which holds all of them.
     """
@@ -47,6 +49,7 @@ class Attention(Mixer):
     soft_cap: float | None = None
     sinks: bool = False
     gate: str = "none"
+    causal: bool = True
     block: int | None = None
     bias: bool = False
     dropout: float = 0.0
@@ -102,6 +105,7 @@ class Attention(Mixer):
             sinks_H=sinks_H,
             block=self.block,
             drop=drop,
+            causal=self.causal,
         )
         y_BxTxF = y_BxTxHxK.reshape(B, T, H * K)
         if self.gate == "sigmoid":
@@ -129,11 +133,14 @@ class Attention(Mixer):
     def initial_state(self, batch: int, capacity: int):
         _, G, K = self.sizes
         slots = capacity if self.window is None else min(capacity, self.window - 1)
+        slots = slots if self.causal else 0
         return kv_cache.empty_cache(batch, slots, G, K, self.dtype)
 
     def contradiction(self) -> tuple[str, str] | None:
         if self.soft_cap is not None and self.soft_cap <= 0:
             return "soft_cap", "must be positive"
+        if not self.causal and (self.window or self.position == "alibi"):
+            return "causal", "takes neither a window nor position='alibi'"
         if not 0 < self.rope_fraction <= 1:
             return "rope_fraction", "must be in (0, 1]"
         if self.position.startswith("rope"):
@@ -145,8 +152,9 @@ class Attention(Mixer):
 
     @property
     def state_grows(self) -> bool:
-        return self.window is None
+        return self.window is None and self.causal
 
     def context_flops(self, length: int) -> int:
         H, _, K = self.sizes
-        return (attention.pairs(length, self.window) - length) * 4 * H * K
+        seen = attention.pairs(length, self.window, self.causal)
+        return (seen - length) * 4 * H * K

@@ -149,6 +149,7 @@ def attend(
     sinks_H=None,
     block: int | None = None,
     drop: Callable | None = None,
+    causal: bool = True,
 ):
     """y_BxTxHxV, H / G queries to a key-value head (arXiv 2305.13245); 0 for padding.
 
@@ -162,6 +163,7 @@ def attend(
       block: calls of more tokens go through in squares of so many; by default `order`
         says how.
       drop: acts on the softmax [B, G, H / G, T, S], which is then held at once.
+      causal: False: a query sees its whole document, and all pairs are held at once.
     """
     B, T, H, K = q_BxTxHxK.shape
     S, G, V = v_BxSxGxV.shape[1:]
@@ -170,8 +172,8 @@ def attend(
     sinks_GxR = None if sinks_H is None else sinks_H.reshape(G, H // G)
     inputs = (q_BxGxRxTxK, k_BxGxSxK, v_BxGxSxV, weights, sinks_GxR, query, key)
     form, block = order(T, S) if block is None else ("squares", block)
-    if drop is not None or block >= T:
-        y_BxGxRxTxV = dense(score, window, drop, *inputs)
+    if drop is not None or block >= T or not causal:
+        y_BxGxRxTxV = dense(score, window, drop, *inputs, causal)
     else:
         y_BxGxRxTxV = blockwise(form, score, window, block, *inputs)
     y_BxTxHxV = jnp.moveaxis(y_BxGxRxTxV, 3, 1).reshape(B, T, H, V)
@@ -189,11 +191,12 @@ def dense(
     sinks_GxR,
     query: Tokens,
     key: Tokens,
+    causal: bool = True,
 ):
     """`attend` with all pairs at once: y_BxGxRxTxV."""
     logits_BxGxRxTxS = score(weights, q_BxGxRxTxK, k_BxGxSxK, distance(query, key))
     wide = logits_BxGxRxTxS.dtype
-    mask_Bx1x1xTxS = visible(query, key, window)[:, None, None]
+    mask_Bx1x1xTxS = visible(query, key, window, causal)[:, None, None]
     lowest = jnp.finfo(wide).min
     logits_BxGxRxTxS = jnp.where(mask_Bx1x1xTxS, logits_BxGxRxTxS, lowest)
     if sinks_GxR is not None:
@@ -209,7 +212,9 @@ def dense(
     return y_BxGxRxTxV.astype(v_BxGxSxV.dtype)
 
 
-def pairs(length: int, window: int | None) -> int:
-    """Query-key pairs that causality allows in a row of `length` tokens."""
+def pairs(length: int, window: int | None, causal: bool = True) -> int:
+    """Query-key pairs of a row of `length` tokens, those that causality allows."""
+    if not causal:
+        return length**2
     width = min(length, window or length)
     return width * (width + 1) // 2 + (length - width) * width

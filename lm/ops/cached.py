@@ -24,6 +24,7 @@ def attend(
     sinks_H=None,
     block: int | None = None,
     drop: Callable | None = None,
+    causal: bool = True,
 ):
     """(y_BxTxHxV, cache): see `attention.attend` for what is given by name."""
     slots = cache["document"].shape[1]
@@ -45,6 +46,7 @@ def attend(
         sinks_H=sinks_H,
         block=block,
         drop=drop,
+        causal=causal,
     )
     return y_BxTxHxV, kv_cache.write(cache, k_BxTxGxK, v_BxTxGxV, seq)
 

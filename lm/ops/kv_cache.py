@@ -61,11 +61,14 @@ def distance(query: Tokens, key: Tokens):
     return query.index[:, :, None] - key.index[:, None]
 
 
-def visible(query: Tokens, key: Tokens, window: int | None = None):
-    """mask_BxTxS: causal, of one document, at most window - 1 tokens back."""
-    distance_BxTxS = distance(query, key)
+def visible(query: Tokens, key: Tokens, window: int | None = None, causal=True):
+    """mask_BxTxS: of one document, and if causal at most window - 1 tokens back."""
     mask_BxTxS = query.document[:, :, None] == key.document[:, None]
-    mask_BxTxS &= (distance_BxTxS >= 0) & (query.document >= 0)[:, :, None]
+    mask_BxTxS &= (query.document >= 0)[:, :, None]
+    if not causal:
+        return mask_BxTxS
+    distance_BxTxS = distance(query, key)
+    mask_BxTxS &= distance_BxTxS >= 0
     return mask_BxTxS if window is None else mask_BxTxS & (distance_BxTxS < window)
 
 

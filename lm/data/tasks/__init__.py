@@ -1,7 +1,8 @@
 """The registry: adding a synthetic task is a class here and one line below."""
 
-from lm.data.tasks.base import Draws, Examples, Task
+from lm.data.tasks.base import Draws, Examples, Task, Text
 from lm.data.tasks.copying import Copying, NgramLookup, SelectiveCopying
+from lm.data.tasks.masked import Masked
 from lm.data.tasks.recall import MQAR, Induction, Passkey
 from lm.data.tasks.repeats import Repeats
 from lm.data.tasks.tracking import ModularArithmetic, Parity, WordProblem
@@ -9,6 +10,7 @@ from lm.data.tasks.tracking import ModularArithmetic, Parity, WordProblem
 TASKS: dict[str, type[Task]] = {
     "copying": Copying,
     "induction": Induction,
+    "masked": Masked,
     "modular_arithmetic": ModularArithmetic,
     "mqar": MQAR,
     "ngram_lookup": NgramLookup,
@@ -19,4 +21,4 @@ TASKS: dict[str, type[Task]] = {
     "word_problem": WordProblem,
 }
 
-__all__ = ["TASKS", "Draws", "Examples", "Task"]
+__all__ = ["TASKS", "Draws", "Examples", "Task", "Text"]

@@ -5,6 +5,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from lm.errors import ConfigError
+
 # Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA.
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 MIXERS = (
@@ -68,12 +70,39 @@ class Examples(NamedTuple):
     """Rows of a task.
 
     tokens, targets: int32 [B, T]; scored: bool [B, T], where a target is to be
-    predicted, from the tokens up to and with that place.
+    predicted, from the tokens up to and with that place, or from all (Task.both_sides).
     """
 
     tokens: np.ndarray
     targets: np.ndarray
     scored: np.ndarray
+
+
+class Text(NamedTuple):
+    """What a task reads of a corpus.
+
+    tokens_N: of a split; vocab_size: tokens of its tokenizer; opens_V, closes_V: bool,
+    whether a token's first byte, and its last, is no part of a word.
+    """
+
+    tokens_N: np.ndarray
+    vocab_size: int
+    opens_V: np.ndarray
+    closes_V: np.ndarray
+
+    def pieces(self, draws: Draws, length: int, field: str) -> np.ndarray:
+        """int32 [B, length], each from anywhere in the text.
+
+        ConfigError, naming the `field` of the task, where it is too short.
+        """
+        starts = len(self.tokens_N) - length + 1
+        if starts < 1:
+            raise ConfigError(
+                f"data.task.{field}={length} is longer than a split of the text, "
+                f"{len(self.tokens_N)} tokens: lower it or give a larger file"
+            )
+        start_Bx1 = (draws.uniform(1) * starts).astype(np.int64)
+        return self.tokens_N[start_Bx1 + np.arange(length)].astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +117,8 @@ class Task:
       running: a longer row begins as a shorter one, scored as it is: of a test longer
         than training, only what lies beyond counts.
       reads_text: whether rows are made from the text of data.corpus.
+      marks: tokens beside those of the corpus, the last of the vocabulary.
+      both_sides: whether a target is to be predicted from the tokens after it too.
       training_only: fields that a test does not take over, as it has rows of one size.
       choices: field -> its valid names.
     """
@@ -98,6 +129,8 @@ class Task:
     size: ClassVar[str]
     running: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
+    marks: ClassVar[int] = 0
+    both_sides: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ("examples",)
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
 
@@ -120,10 +153,10 @@ class Task:
         """(field, what is wrong) of the first field that cannot be."""
         return None
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         """A row for each of the draws'.
 
         Args:
-          text_N: tokens of a split of the corpus, of a task that reads text.
+          text: of a split of the corpus, for a task that reads text.
         """
         raise NotImplementedError

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lm.data.tasks.base import Draws, Examples, Task
+from lm.data.tasks.base import Draws, Examples, Task, Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Copying(Task):
         if self.shortest is not None and self.shortest > self.length:
             return "shortest", f"must be at most length={self.length}"
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         begin, separator, end, pad = self.vocabulary + np.arange(4)
         letter_BxN = draws.integers(self.length, self.vocabulary)
         n_Bx1 = np.full((len(letter_BxN), 1), self.length)
@@ -104,7 +104,7 @@ class NgramLookup(Task):
             grams = f"{self.vocabulary}^n = {self.vocabulary**self.n} n-grams"
             return "n", f"makes {grams}, too few for one to be unique in the string"
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         drawn = self._drawn(draws)
         while not drawn[-1].all():
             again = zip(drawn, self._drawn(draws), strict=True)
@@ -169,7 +169,7 @@ class SelectiveCopying(Task):
         if self.items > self.length:
             return "items", f"must be at most length={self.length}"
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         item_BxN = draws.integers(self.items, self.vocabulary)
         place_BxN = np.sort(draws.chosen(self.items, self.length), axis=1)
         tokens_BxT = np.full((len(item_BxN), self.context), self.vocabulary, np.int32)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lm.data.tasks.base import Draws, Examples, Task
+from lm.data.tasks.base import Draws, Examples, Task, Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class MQAR(Task):
         if needed > self.length:
             return "pairs", f"and their queries need length={needed} or more"
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         half = self.vocabulary // 2
         key_BxN = 1 + draws.chosen(self.pairs, half - 1)
         value_BxN = half + draws.chosen(self.pairs, self.vocabulary - half)
@@ -110,7 +110,7 @@ class Induction(Task):
         if self.length < 3:
             return "length", "must be at least 3: s x s"
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         tokens_BxT = draws.integers(self.length, self.vocabulary)
         place_Bx1 = draws.integers(1, self.length - 2)
         np.put_along_axis(tokens_BxT, place_Bx1, self.vocabulary, 1)
@@ -158,7 +158,7 @@ class Passkey(Task):
         if self.length <= 2 * self.digits:
             return "length", f"must be above twice digits={self.digits}"
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         marker, N = self.vocab_size - 1, self.digits
         key_BxN = draws.integers(N, self.symbols)
         place_Bx1 = draws.integers(1, self.length - 2 * N)

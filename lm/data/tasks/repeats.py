@@ -4,8 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lm.data.tasks.base import Draws, Examples, Task
-from lm.errors import ConfigError
+from lm.data.tasks.base import Draws, Examples, Task, Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +36,8 @@ class Repeats(Task):
         if self.segment < 2:
             return "segment", "must be at least 2: a token and the next"
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
-        starts = len(text_N) - self.segment + 1
-        if starts < 1:
-            raise ConfigError(
-                f"data.task.segment={self.segment} is longer than a split of the text, "
-                f"{len(text_N)} tokens: lower it or give a larger file"
-            )
-        start_Bx1 = (draws.uniform(1) * starts).astype(np.int64)
-        segment_BxN = text_N[start_Bx1 + np.arange(self.segment)].astype(np.int32)
+    def make(self, draws: Draws, text: Text | None) -> Examples:
+        segment_BxN = text.pieces(draws, self.segment, "segment")
         tokens_BxT = np.tile(segment_BxN, 2)
         first, last = {
             "all": (0, 2 * self.segment - 1),

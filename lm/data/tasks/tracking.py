@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from lm.data.tasks.base import Draws, Examples, Task
+from lm.data.tasks.base import Draws, Examples, Task, Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Parity(Task):
     def chance(self) -> float:
         return 0.5
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         bit_BxT = draws.integers(self.length, 2)
         parity_BxT = np.cumsum(bit_BxT, axis=1, dtype=np.int32) % 2
         return Examples(bit_BxT, parity_BxT, np.ones(bit_BxT.shape, bool))
@@ -78,7 +78,7 @@ class ModularArithmetic(Task):
         if self.length % 2 == 0:
             return "length", "must be odd: a number between and around operations"
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         number_T = np.arange(self.length) % 2 == 0
         high_T = np.where(number_T, self.modulus, 3)
         tokens_BxT = (draws.uniform(self.length) * high_T).astype(np.int32)
@@ -136,7 +136,7 @@ class WordProblem(Task):
         if self.elements == "swaps" and self.group not in ("s3", "s5"):
             return "elements", f"cannot be 'swaps': group={self.group!r} has none"
 
-    def make(self, draws: Draws, text_N: np.ndarray | None) -> Examples:
+    def make(self, draws: Draws, text: Text | None) -> Examples:
         table_GxG = group_table(self.group)
         element_N = np.arange(len(table_GxG), dtype=np.int32)
         if self.elements == "swaps":
