@@ -61,8 +61,8 @@ def get_config() -> ConfigDict:
             token_types=0,  # rows of a table of kinds of tokens, as BERT's; 0: none
             embedding_norm=False,  # of the sum of a token's embeddings
             tied=True,  # the head is the embedding
-            head="linear",  # linear | transform: BERT's layer before it
-            head_bias=False,  # of the logits
+            output_layer="linear",  # linear | transform: BERT's layer before it
+            output_bias=False,  # of the logits
             word_dropout=0.0,  # of a token at all its places in a row
             embedding_dropout=0.0,
             residual_dropout=0.0,

@@ -11,7 +11,7 @@ from lm import dropout, inits, layers
 from lm.layers import parameter
 from lm.sequence import Sequence
 
-HEADS = ("linear", "transform")
+OUTPUT_LAYERS = ("linear", "transform")
 
 
 def norm(lm, name: str, x_BxTxD, seq: Sequence):
@@ -39,13 +39,13 @@ def embedded(lm, tokens_BxT, seq: Sequence):
 
 
 def head(lm, x_BxTxD, drop: Callable, embedding_VxD, seq: Sequence):
-    """(x_BxTxD, head_VxD): the logits are x W^T; with head_bias both are a feature
+    """(x_BxTxD, head_VxD): the logits are x W^T; with output_bias both are a feature
     wider, which is 1 in x and the bias in W. `drop` acts on what W reads.
 
     "transform" is BERT's: norm(gelu(W x + b)), Devlin et al. 2018, arXiv 1810.04805,
     by the tanh form of GELU where the MLPs have that.
     """
-    if lm.head == "transform":
+    if lm.output_layer == "transform":
         dense = layers.Dense(lm.width, bias=True, name="head_transform")
         kind = lm.block_fields["mlp"]
         gelu = layers.ACTIVATIONS[kind if kind == "gelu" else "gelu_exact"]
@@ -55,7 +55,7 @@ def head(lm, x_BxTxD, drop: Callable, embedding_VxD, seq: Sequence):
     if not lm.tied:
         head_VxD = parameter(lm, "head_kernel", _token_init(lm), _shape(lm), seq)
     head_VxD = head_VxD.astype(lm.dtype)
-    if lm.head_bias:
+    if lm.output_bias:
         bias_V = parameter(lm, "head_bias", inits.zeros, (lm.vocab_size,), seq)
         bias_Vx1 = bias_V.astype(lm.dtype)[:, None]
         head_VxD = jnp.concatenate([head_VxD, bias_Vx1], -1)

@@ -62,8 +62,8 @@ class LM(nn.Module):
       positions: rows of the learned position table; 0: there is none.
       token_types: rows of a table that is added by Sequence.types; 0: there is none.
       embedding_norm: whether the sum of these embeddings is normed.
-      head: "linear", or BERT's, "transform": a layer, GELU and a norm before it.
-      head_bias: whether logits have a bias.
+      output_layer: "linear", or BERT's "transform": a layer, GELU and a norm first.
+      output_bias: whether logits have a bias.
       remat: a key of REMAT: what the backward pass computes again.
     """
 
@@ -81,8 +81,8 @@ class LM(nn.Module):
     positions: int
     token_types: int
     embedding_norm: bool
-    head: str
-    head_bias: bool
+    output_layer: str
+    output_bias: bool
     tied: bool
     word_dropout: float
     embedding_dropout: Dropout
@@ -137,7 +137,7 @@ class LM(nn.Module):
     def hidden(self, tokens_BxT, seq: Sequence, state):
         """-> (x_BxTxD, head_VxD, state); the logits are x W^T (lm/loss.py).
 
-        With head_bias both have a feature more, which is 1 in x and the bias in W.
+        With output_bias both have a feature more, which is 1 in x and the bias in W.
         """
         return self.activations(tokens_BxT, seq, state)[0]
 
@@ -267,8 +267,8 @@ def build(config, vocab_size: int) -> LM:
         positions=config.data.context if m.position == "learned" else 0,
         token_types=m.token_types,
         embedding_norm=m.embedding_norm,
-        head=m.head,
-        head_bias=m.head_bias,
+        output_layer=m.output_layer,
+        output_bias=m.output_bias,
         tied=m.tied,
         word_dropout=m.word_dropout,
         embedding_dropout=drop(m.embedding_dropout),

@@ -60,7 +60,7 @@ def choices() -> dict[str, tuple[str, ...]]:
     from lm.data.loader import TRAIN_BATCHES
     from lm.data.tokenizers import TOKENIZERS
     from lm.dropout import MASKS
-    from lm.ends import HEADS
+    from lm.ends import OUTPUT_LAYERS
     from lm.layers import MLPS, NORMS
     from lm.model import REMAT
     from lm.optimizers import OPTIMIZERS
@@ -76,7 +76,7 @@ def choices() -> dict[str, tuple[str, ...]]:
         "model.norm": tuple(NORMS),
         "model.dropout_mask": tuple(MASKS),
         "model.position": ("none", "learned"),
-        "model.head": HEADS,
+        "model.output_layer": OUTPUT_LAYERS,
         "model.dtype": ("float32", "bfloat16"),
         "model.matmul_precision": ("default", "high", "highest"),
         "model.remat": tuple(REMAT),

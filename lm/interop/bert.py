@@ -33,13 +33,13 @@ def _settings(c: dict) -> dict:
         "model.token_types": c["type_vocab_size"],
         "model.embedding_norm": True,
         "model.tied": c["tie_word_embeddings"] or not head,
-        "model.head": "transform" if head else "linear",
-        "model.head_bias": head,
+        "model.output_layer": "transform" if head else "linear",
+        "model.output_bias": head,
     }
 
 
 def _fields(m: dict) -> dict:
-    head = m.get("model.head") == "transform"
+    head = m.get("model.output_layer") == "transform"
     return {
         "architectures": ["BertForMaskedLM" if head else "BertModel"],
         "max_position_embeddings": m["data.context"],

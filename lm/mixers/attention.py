@@ -1,4 +1,4 @@
-"""Softmax attention, causal or not: y_t = sum_s softmax_s(q_t k_s / sqrt(K)) v_s.
+"""Softmax attention: y_t = sum_s softmax_s(q_t k_s / sqrt(K)) v_s.
 
 Vaswani et al. 2017, arXiv 1706.03762 eq. 1; grouped queries as in arXiv 2305.13245;
 rotary positions as in arXiv 2104.09864; a window as in arXiv 2004.05150.
