@@ -48,7 +48,7 @@ def runs(tier):
             "data.task": {"kind": "word_problem", "length": length, "tests": tests},
             "data.context": length,
             "train.batch_tokens": 64 * length,
-            "train.duration": "3000 steps",
+            "train.duration": "2000 steps",
             "eval.rows": 128,
             "model.depth": 1,
             "model.mixers.mamba.chunk": 8,
