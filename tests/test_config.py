@@ -71,6 +71,28 @@ def test_the_published_size_is_an_argument():
     assert model.mixers.attention.heads == 12
 
 
+# Millions: of arXiv 1810.04805 section 3, and of arXiv 2005.14165 table D.1.
+PUBLISHED = [
+    ("bert.py:base", 30_522, 110),
+    ("gpt2.py:124M", 50_257, 124),
+    ("gpt3.py:small", 50_257, 125),
+    ("gpt3.py:ada", 50_257, 356),
+    ("gpt3.py:large", 50_257, 760),
+    ("gpt3.py:babbage", 50_257, 1320),
+    ("gpt3.py:2.7b", 50_257, 2650),
+    ("gpt3.py:curie", 50_257, 6660),
+    ("gpt3.py:13b", 50_257, 12_850),
+    ("gpt3.py:davinci", 50_257, 174_600),
+]
+
+
+@pytest.mark.parametrize(("name", "vocab_size", "millions"), PUBLISHED)
+def test_published_sizes_have_the_published_parameters(name, vocab_size, millions):
+    config = configs.resolve(configs.load(f"configs/{name}"))
+    params = count.params(models.build(config, vocab_size))["params"]
+    assert params == pytest.approx(millions * 1e6, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "key, near",
     [
