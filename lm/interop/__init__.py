@@ -17,18 +17,22 @@ from lm.interop.pretrained import (
     save_pretrained,
 )
 from lm.interop.tokenizer import Marked, Text, ends_of, marked, tokenizer_of
+from lm.interop.torch_rnn import Names, from_torch, to_torch
 
 __all__ = [
     "FAMILIES",
     "Marked",
+    "Names",
     "Pretrained",
     "Text",
     "ends_of",
     "family_of",
     "from_pretrained",
+    "from_torch",
     "layout",
     "marked",
     "pooler",
     "save_pretrained",
+    "to_torch",
     "tokenizer_of",
 ]

@@ -86,7 +86,7 @@ BERT = Family(
     model_type="bert",
     architecture="BertForMaskedLM",
     trunk="bert.",
-    layer="encoder.layer.{}.",
+    layer="encoder.layer.{}.{}",
     used={
         "architectures": ["BertForMaskedLM"],
         "vocab_size": 30522,

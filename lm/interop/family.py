@@ -51,7 +51,7 @@ class Family:
       architecture: the class that its config.json names.
       trunk: what names of all tensors but the head's begin with; files of a bare model
         leave it out.
-      layer: the names of layer {}, within the trunk.
+      layer: a name of layer {}, {} being what `block` says, within the trunk.
       used: field -> transformers' default, None where it follows from others.
       fixed: field -> values, the first of which is the default.
       free: fields, beside FREE.

@@ -66,7 +66,7 @@ def json_of(path: Path) -> dict[str, Any]:
 
 
 def weights(folder: Path) -> Weights:
-    """The tensors of a folder; opens each file, and reads no tensor.
+    """The tensors of a folder, or of one file; opens each, and reads no tensor.
 
     ConfigError for pickled weights, for a file that an index names and is not there or
     lies elsewhere, for a header that is not one, and for a file cut short.
@@ -96,6 +96,8 @@ def weights(folder: Path) -> Weights:
 
 
 def _files(folder: Path) -> list[Path]:
+    if folder.is_file() and not any(map(folder.match, PICKLES)):
+        return [folder]
     if (folder / INDEX).is_file():
         names = sorted(set(json_of(folder / INDEX).get("weight_map", {}).values()))
         outside = [n for n in names if not isinstance(n, str) or Path(n).name != n]
@@ -111,7 +113,8 @@ def _files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    pickled = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
+    found = [folder] if folder.is_file() else folder.iterdir()
+    pickled = sorted(p.name for p in found if any(map(p.match, PICKLES)))
     if pickled:
         raise ConfigError(
             f"{folder} has its weights as {pickled[0]}, a pickle, which may hold code "

@@ -48,7 +48,7 @@ GPT2 = Family(
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
     trunk="transformer.",
-    layer="h.{}.",
+    layer="h.{}.{}",
     used={
         "vocab_size": 50257,
         "n_positions": 1024,

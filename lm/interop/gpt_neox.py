@@ -77,7 +77,7 @@ GPT_NEOX = Family(
     model_type="gpt_neox",
     architecture="GPTNeoXForCausalLM",
     trunk="gpt_neox.",
-    layer="layers.{}.",
+    layer="layers.{}.{}",
     used={
         "vocab_size": 50432,
         "hidden_size": 6144,

@@ -20,9 +20,9 @@ class Tensor(NamedTuple):
     read: Callable[..., np.ndarray]
     write: Callable[[np.ndarray], Sequence[np.ndarray]]
 
-    def named(self, pattern: str) -> "Tensor":
-        """The same with each name put into a pattern, as "h.3.{}"."""
-        return self._replace(names=tuple(pattern.format(name) for name in self.names))
+    def named(self, rename: Callable[[str], str]) -> "Tensor":
+        """The same under other names."""
+        return self._replace(names=tuple(map(rename, self.names)))
 
     def shapes(self, ours: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the tensors that make a parameter of shape `ours`."""
@@ -43,6 +43,11 @@ def same(name: str) -> Tensor:
 def transposed(name: str) -> Tensor:
     """Of torch.nn.Linear, whose weight is [out, in]."""
     return Tensor((name,), lambda x: x.T, lambda x: (x.T,))
+
+
+def summed(first: str, second: str) -> Tensor:
+    """Of two tensors whose sum is ours; written as ours and zeros."""
+    return Tensor((first, second), np.add, lambda x: (x, np.zeros_like(x)))
 
 
 def taps(name: str) -> Tensor:

@@ -111,7 +111,7 @@ def _llama(model_type: str, architecture: str, settings, block, used, **more) ->
         model_type=model_type,
         architecture=architecture,
         trunk="model.",
-        layer="layers.{}.",
+        layer="layers.{}.{}",
         used=_LLAMA_USED | used,
         fixed=more.get("fixed", {}),
         free=frozenset(("max_position_embeddings", "attention_dropout"))

@@ -131,7 +131,7 @@ MAMBA = Family(
     model_type="mamba",
     architecture="MambaForCausalLM",
     trunk="backbone.",
-    layer="layers.{}.",
+    layer="layers.{}.{}",
     used=_USED
     | {
         "vocab_size": 50280,
@@ -151,7 +151,7 @@ MAMBA2 = Family(
     model_type="mamba2",
     architecture="Mamba2ForCausalLM",
     trunk="backbone.",
-    layer="layers.{}.",
+    layer="layers.{}.{}",
     used=_USED
     | {
         "vocab_size": 32768,

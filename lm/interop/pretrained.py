@@ -1,5 +1,6 @@
 """A model read from a folder of Hugging Face's layout, and one written there."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,9 +63,25 @@ def from_pretrained(source: str | Path, sharding: Any = None, **model) -> Pretra
         config = configs.resolve(config)
     except ConfigError as error:
         raise _refused(path, [*problems, str(error)]) from error
+    return read(family, values, config, folder.weights(path), path, sharding, problems)
+
+
+def read(
+    family: Family,
+    values: dict,
+    config,
+    file: folder.Weights,
+    path: Path,
+    sharding: Any = None,
+    problems: list[str] | None = None,
+) -> Pretrained:
+    """The model of a resolved config with the tensors of `file`; see from_pretrained.
+
+    problems: what is wrong already.
+    """
+    problems = [*(problems or ())]
     built = models.build(config, values["vocab_size"])
     tensors = layout(family, values, built)
-    file = folder.weights(path)
     wanted = {name for layers in tensors.values() for t in layers for name in t.names}
     names = _renamed(family, file.shapes, wanted)
     problems += _mismatches(tensors, built, file.shapes, names)
@@ -76,7 +93,7 @@ def from_pretrained(source: str | Path, sharding: Any = None, **model) -> Pretra
     if problems:
         raise _refused(path, problems)
 
-    def leaf(path: str, place):
+    def leaf(path: str, place: Any):
         layers = tensors[path]
         arrays = [t.read(*(file.read(names[name]) for name in t.names)) for t in layers]
         whole = np.stack(arrays) if path.startswith("units/") else arrays[0]
@@ -139,9 +156,7 @@ def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Ten
         if path == "head_kernel":
             found[path] = [head]
         elif path in rest:
-            tensor = rest[path]
-            names = tuple(map(family.full, tensor.names))
-            found[path] = [tensor._replace(names=names)]
+            found[path] = [rest[path].named(family.full)]
         else:
             if top == "units":
                 name, _, inner = inner.partition("/")
@@ -151,7 +166,9 @@ def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Ten
                 j = int(top.removeprefix("tail_block_"))
                 layers = [len(model.pattern) * model.repeats + j]
             pattern = f"{family.trunk}{family.layer}"
-            found[path] = [block[inner].named(pattern.format(i) + "{}") for i in layers]
+            found[path] = [
+                block[inner].named(functools.partial(pattern.format, i)) for i in layers
+            ]
     return found
 
 
