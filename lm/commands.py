@@ -9,6 +9,15 @@ RUN = Flag("workdir", None, "the folder of a finished or stopped run")
 PRETRAINED = Flag("pretrained", None, "instead: a Hugging Face folder or hub name")
 TEXT = Flag("text", [], "may be repeated", list)
 LINES = Flag("file", [], "a file of UTF-8, a text a line; may be repeated", list)
+DRAWS = (
+    Flag("do_sample", True, "false: each token is the likeliest", bool),
+    Flag("temperature", 1.0, "0 is greedy", float),
+    Flag("top_k", 0, "draw from the k likeliest tokens; 0: from all", int),
+    Flag("top_p", 1.0, "draw from the likeliest of this total", float),
+    Flag("min_p", 0.0, "draw from those of so much of the likeliest's", float),
+    Flag("repetition_penalty", 1.0, "of tokens already there", float),
+    Flag("seed", 0, "of the draws", int),
+)
 COMMANDS = {
     "train": Command(
         actions.train,
@@ -59,13 +68,7 @@ COMMANDS = {
             Flag("prompt", [], "may be repeated; default: the run's own", list),
             Flag("max_new_tokens", 200, "at most so many after the prompt", int),
             Flag("max_length", None, "at most so many with the prompt", int),
-            Flag("do_sample", True, "false: each token is the likeliest", bool),
-            Flag("temperature", 1.0, "0 is greedy", float),
-            Flag("top_k", 0, "draw from the k likeliest tokens; 0: from all", int),
-            Flag("top_p", 1.0, "draw from the likeliest of this total", float),
-            Flag("min_p", 0.0, "draw from those of so much of the likeliest's", float),
-            Flag("repetition_penalty", 1.0, "of tokens already there", float),
-            Flag("seed", 0, "of the draws", int),
+            *DRAWS,
             Flag("num_return_sequences", 1, "continuations of each prompt", int),
             Flag("num_beams", 1, "above 1: beam search, --do_sample=false", int),
             Flag("length_penalty", 1.0, "of beams: above 0 favours long ones", float),
@@ -73,6 +76,20 @@ COMMANDS = {
             Flag("stop_strings", [], "may be repeated: where a text ends", list),
             Flag("eos_token_id", [], "the same of tokens; default: the model's", list),
             Flag("stream", False, "print as it is made", bool),
+        ),
+    ),
+    "chat": Command(
+        inference.chat,
+        "Talk with a model, a line a turn; nothing that was said is read again.",
+        (
+            RUN,
+            PRETRAINED,
+            Flag("user", "User: ", "before what is said"),
+            Flag("assistant", "\nAssistant:", "before an answer"),
+            Flag("end", "\n", "after an answer, and where one ends"),
+            Flag("room", 2048, "tokens that attention keeps", int),
+            Flag("max_new_tokens", 200, "at most so many an answer", int),
+            *DRAWS,
         ),
     ),
     "score": Command(

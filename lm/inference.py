@@ -1,6 +1,7 @@
 """What the commands of run.py do with a trained model, given their flags."""
 
 import json
+import sys
 from pathlib import Path
 
 from lm.actions import required_folder
@@ -35,6 +36,34 @@ def generate(values: dict, overrides: dict) -> int:
         print()
         return 0
     print("\n---\n".join(generate.generate(model, params, text, prompts, asked)))
+    return 0
+
+
+def chat(values: dict, overrides: dict) -> int:
+    workdir = _run_or_pretrained(values)
+    if values["room"] < 1:
+        raise ConfigError(f"--room={values['room']} must be at least 1")
+    if not values["end"]:
+        raise ConfigError("--end= must be a text that is not empty")
+    from lm import generate
+
+    known = generate.Asked._fields
+    asked = generate.Asked(**{k: v for k, v in values.items() if k in known})
+    asked = asked._replace(stop_strings=(values["end"],)).checked()
+    model, params, text, ends = generate.opened(workdir, values["pretrained"])
+    template = generate.Template(values["user"], values["assistant"], values["end"])
+    talk = generate.Chat(
+        model,
+        params,
+        text,
+        asked._replace(eos_token_id=ends),
+        template,
+        values["room"],
+    )
+    for line in sys.stdin:
+        for piece in talk.say(line.rstrip("\n")):
+            print(piece, end="", flush=True)
+        print(flush=True)
     return 0
 
 

@@ -15,7 +15,7 @@ from lm import generate, interop, scores
 from lm.errors import ConfigError
 from lm.generate import Asked, Beams, Sampling, continuations, search
 from lm.generate.sampling import filtered, penalised
-from tests.subjects import VOCAB
+from tests.subjects import VOCAB, initial, language_model
 from tests.test_generate import PROMPTS, subject
 from tests.test_interop import SIZES, random_model
 
@@ -256,3 +256,50 @@ def test_a_stream_gives_what_generate_does():
 def test_what_means_nothing_is_refused_by_name(asked, words):
     with pytest.raises(ConfigError, match=re.escape(words)):
         spoken(**{"seed": 1} | asked)
+
+
+def transcript(turns, template, answers):
+    """What a chat has read when the last turn is to be answered."""
+    text = ""
+    for said, answer in itertools.zip_longest(turns, answers):
+        text += f"{template.user}{said}{template.assistant}"
+        if answer is not None:
+            text += answer
+            text += "" if answer.endswith(template.end) else template.end
+    return text
+
+
+@pytest.mark.parametrize("pattern", [("attention",), ("mamba2", "window"), ("lstm",)])
+@pytest.mark.parametrize("end", ["\n", "e"])
+def test_a_chat_answers_as_to_its_transcript_and_reads_nothing_twice(pattern, end):
+    model, params = subject(pattern, 2)
+    letters = "abcdefghij\n"
+    text = SimpleNamespace(
+        encode=lambda t: np.array([letters.find(c) % VOCAB for c in t], np.int32),
+        decode=lambda ids: "".join(letters[int(i)] for i in ids).encode(),
+    )
+    template = generate.Template("ab", "cd", end)
+    asked = Asked(
+        max_new_tokens=12, seed=3, stop_strings=(end,), repetition_penalty=1.1
+    )
+    chat = generate.Chat(model, params, text, asked, template, room=128)
+    turns, answers = ["hij", "", "gggg"], []
+    for n in range(3):
+        answer = "".join(chat.say(turns[n]))
+        whole = transcript(turns[: n + 1], template, answers)
+        (want,) = generate.generate(model, params, text, [whole], asked)
+        assert whole + answer == want
+        answers.append(answer)
+        assert chat.read == len(want)
+    assert len(set(answers)) == 3
+
+
+def test_a_chat_ends_with_learned_positions():
+    model, _ = language_model(("attention",), 1, position="learned")
+    asked = Asked(max_new_tokens=100, seed=1)
+    chat = generate.Chat(model, initial(model), TEXT, asked)
+    with pytest.raises(ConfigError, match="128 learned positions: begin a new one"):
+        for _ in range(3):
+            "".join(chat.say("hello"))
+    with pytest.raises(ConfigError, match="one answer"):
+        generate.Chat(model, {}, TEXT, asked._replace(num_return_sequences=2))

@@ -1,6 +1,7 @@
 """Continuations: greedy ones against full forwards, drawn ones against the softmax."""
 
 import functools
+import io
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import generate, sequence, train
+from lm import cli, generate, sequence, train
 from lm.config import ConfigError
 from lm.generate import Asked, Sampling, choose, continuations, decode
 from lm.mixers import MIXERS
@@ -261,3 +262,18 @@ def test_the_command_continues_prompts(workdir):
     asked = Asked(max_new_tokens=30, num_return_sequences=2, top_k=9, seed=5)
     model, params, corpus, _ = generate.opened(workdir)
     assert texts == generate.generate(model, params, corpus, prompts, asked)
+
+
+def test_the_command_chats_line_by_line(workdir, monkeypatch, capsys):
+    lines = ["the quick", "a stitch"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{n}\n" for n in lines)))
+    flags = ["--max_new_tokens=9", "--seed=4", "--end=.", "--user=", "--assistant= "]
+    capsys.readouterr()
+    assert cli.main(["chat", f"--workdir={workdir}", *flags]) == 0
+    model, params, corpus, _ = generate.opened(workdir)
+    asked = Asked(max_new_tokens=9, seed=4, stop_strings=(".",))
+    chat = generate.Chat(model, params, corpus, asked, generate.Template("", " ", "."))
+    want = "".join("".join(chat.say(line)) + "\n" for line in lines)
+    assert capsys.readouterr().out == want and len(want) > 10
+    assert cli.main(["chat", f"--workdir={workdir}", "--end="]) == 2
+    assert "--end= must be" in capsys.readouterr().err

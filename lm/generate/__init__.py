@@ -6,6 +6,7 @@ generate.generate(model, params, text, ["The quick brown fox"], Asked(...))
 
 from lm.generate.asked import Asked
 from lm.generate.beams import Beams, search
+from lm.generate.chat import Chat, Template
 from lm.generate.decode import (
     PIECE,
     Reading,
@@ -23,9 +24,11 @@ __all__ = [
     "PIECE",
     "Asked",
     "Beams",
+    "Chat",
     "Opened",
     "Reading",
     "Sampling",
+    "Template",
     "bucket",
     "choose",
     "continuations",

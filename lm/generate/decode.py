@@ -97,43 +97,62 @@ def functions(model, filters: Sampling = PLAIN):
     return jax.jit(prefill, donate_argnums=1), jax.jit(step, donate_argnums=1)
 
 
-def read(
-    model, params, prompts: list[np.ndarray], capacity: int, seen: bool = False
-) -> Reading:
-    """After the prompts, which go through in pieces of PIECE tokens.
+def start(model, params, rows: int, capacity: int, seen: bool = False) -> Reading:
+    """Before any token.
 
     Args:
       model, params: unrolled.
       capacity: past tokens that attention keeps.
-      seen: whether the tokens read are remembered.
+      seen: whether the tokens to be read are remembered.
     """
-    lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)
+    placed = sharding.beside(params)
+    wide = jnp.promote_types(model.dtype, jnp.float32)
+    zeros = lambda shape, dtype: jnp.zeros(shape, dtype, device=placed)
+    return Reading(
+        zeros((rows, model.vocab_size), wide),
+        zeros(rows, jnp.int32),
+        empty_state(model, params, rows, capacity),
+        zeros((rows, model.vocab_size), bool) if seen else None,
+    )
+
+
+def extend(model, params, at: Reading, texts: list[np.ndarray]) -> Reading:
+    """After these ids too, one or more a row, in pieces of PIECE tokens."""
+    lengths_B = np.array([len(text) for text in texts], np.int32)
     width = bucket(int(lengths_B.max()))
     if model.positions:
         width = min(width, model.positions)
-    valid_BxT = np.arange(width) < lengths_B[:, None]
-    tokens_BxT = np.zeros((len(prompts), width), np.int32)
-    tokens_BxT[valid_BxT] = np.concatenate(prompts)
-    seq = sequence.from_segments(valid_BxT)
+    place_T = np.arange(width, dtype=np.int32)
+    valid_BxT = place_T < lengths_B[:, None]
+    tokens_BxT = np.zeros((len(texts), width), np.int32)
+    tokens_BxT[valid_BxT] = np.concatenate(texts)
+    position_B = np.asarray(at.position_B)
+    positions_BxT = (position_B[:, None] + place_T) * valid_BxT
+    reset_BxT = valid_BxT & (positions_BxT == 0)
+    seq = sequence.from_segments(valid_BxT, positions_BxT, reset_BxT)
 
     prefill, _ = functions(model)
-    placed = sharding.beside(params)
-    state = empty_state(model, params, len(prompts), capacity)
-    wide = jnp.promote_types(model.dtype, jnp.float32)
-    logits_BxV = jnp.zeros((len(prompts), model.vocab_size), wide, device=placed)
-    at = Reading(logits_BxV, jax.device_put(lengths_B, placed), state)
     for first in range(0, width, PIECE):
         signals.check()
         piece = slice(first, first + PIECE)
         piece_seq = Sequence(*(field[:, piece] for field in seq[:4]))
         last_B = lengths_B - 1 - first
         at = prefill(params, at, tokens_BxT[:, piece], piece_seq, last_B)
-    if not seen:
+    placed = sharding.beside(params)
+    at = at._replace(position_B=jax.device_put(position_B + lengths_B, placed))
+    if at.seen_BxV is None:
         return at
-    seen_BxV = np.zeros(logits_BxV.shape, bool)
-    rows_BxT = np.broadcast_to(np.arange(len(prompts))[:, None], valid_BxT.shape)
-    seen_BxV[rows_BxT[valid_BxT], tokens_BxT[valid_BxT]] = True
-    return at._replace(seen_BxV=jax.device_put(seen_BxV, placed))
+    rows_BxT = np.broadcast_to(np.arange(len(texts))[:, None], valid_BxT.shape)
+    new = rows_BxT[valid_BxT], tokens_BxT[valid_BxT]
+    return at._replace(seen_BxV=at.seen_BxV.at[new].set(True))
+
+
+def read(
+    model, params, prompts: list[np.ndarray], capacity: int, seen: bool = False
+) -> Reading:
+    """After the prompts alone; arguments as of `start`."""
+    at = start(model, params, len(prompts), capacity, seen)
+    return extend(model, params, at, prompts)
 
 
 def bucket(length: int) -> int:

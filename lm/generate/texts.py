@@ -1,7 +1,7 @@
 """From prompts to texts, by a model and its tokenizer."""
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,13 +101,18 @@ def stream(model, params, text, prompt: str, asked: Asked) -> Iterator[str]:
     if asked.checked().num_beams > 1 or asked.num_return_sequences > 1:
         raise ConfigError("only one continuation can be streamed, and not of beams")
     before = text.encode(prompt)
-    ids: list[int] = before.tolist()
+    made = decode.steps(model, params, [before], _room(before, asked), asked.sampling)
+    yield from pieces(text, before, (int(token) for (token,) in made), asked)
+
+
+def pieces(text, before, tokens: Iterable[int], asked: Asked) -> Iterator[str]:
+    """What `tokens` add to a text of ids `before`, as far as `asked` has them go on."""
+    ids = [int(i) for i in before]
     start, ends = len(ids), asked.ends(text)
     characters = codecs.getincrementaldecoder("utf-8")("replace")
-    room = _room(before, asked)
-    for (token,) in decode.steps(model, params, [before], room, asked.sampling):
-        ids.append(int(token))
-        if ids[-1] in asked.eos_token_id:
+    for token in tokens:
+        ids.append(token)
+        if token in asked.eos_token_id:
             break
         known = text.decode(ids[-OVERLAP - 1 : -1])
         yield characters.decode(text.decode(ids[-OVERLAP - 1 :])[len(known) :])
