@@ -30,6 +30,15 @@ LLAMA = SIZES | {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
 }
+SLOWER = {"rope_type": "linear", "factor": 3, "rope_theta": 99.0}
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 MAMBA = SIZES | {"hidden_size": 24, "state_size": 5, "num_hidden_layers": 3}
 GPT2 = SIZES | {"n_positions": 67, "n_embd": 24, "n_layer": 3, "n_head": 3}
 NEOX = LLAMA | {"hidden_size": 32}
@@ -52,6 +61,14 @@ VARIANTS = {
         | {"num_key_value_heads": 2, "head_dim": 10, "attention_bias": True}
         | {"mlp_bias": True, "tie_word_embeddings": True, "rms_norm_eps": 1e-3}
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    ),
+    "llama-scaled": (
+        transformers.LlamaConfig,
+        LLAMA | {"rope_parameters": LLAMA_3, "head_dim": 16},
+    ),
+    "qwen3-slower": (
+        transformers.Qwen3Config,
+        LLAMA | {"num_key_value_heads": 4, "rope_parameters": SLOWER},
     ),
     "mistral": (
         transformers.MistralConfig,
@@ -350,6 +367,8 @@ def test_an_unknown_family_is_named_beside_those_there_are(saved, tmp_path):
         ("llama", "hidden_size", True, "hidden_size=True is no int"),
         ("llama", "attention_bias", 1, "attention_bias=1 is no bool"),
         ("llama", "rope_parameters", [1], "rope_parameters=[1] is no object"),
+        ("llama", "rope_parameters", {"rope_type": "linear"}, "factor=None is no numb"),
+        ("llama", "rope_parameters", {"spin": 2}, "spin has no place"),
         ("mamba", "layer_norm_epsilon", "x", "layer_norm_epsilon='x' is no float"),
         ("mamba", "time_step_rank", "big", "time_step_rank='big'"),
     ],
@@ -369,9 +388,9 @@ def test_rope_by_its_old_fields_and_scaled(saved, tmp_path):
     (made / "config.json").write_text(json.dumps(stored | {"rope_theta": 10000.0}))
     _, model, params, _ = interop.from_pretrained(made)
     near(ours(model, params), theirs(reference))
-    scaling = {"rope_type": "llama3", "factor": 8.0}
+    scaling = {"rope_type": "yarn", "factor": 8.0}
     (made / "config.json").write_text(json.dumps(stored | {"rope_scaling": scaling}))
-    with pytest.raises(ConfigError, match="rope_type='llama3'"):
+    with pytest.raises(ConfigError, match="rope_type='yarn'"):
         interop.from_pretrained(made)
 
 

@@ -167,3 +167,20 @@ def test_a_warmup_in_epochs_is_checked_once_their_length_is_known():
     config = configs.resolve(base(optim__warmup="1 epoch"))
     with pytest.raises(ConfigError, match="shorten the warm-up"):
         configs.durations(config, steps_per_epoch=400)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "words"),
+    [
+        ((8.0, 1.0), r"must be \(\), \(factor,\) or"),
+        ((0.0,), "must be of positive"),
+        ((8.0, 4.0, 1.0, 64.0), "low below high"),
+    ],
+)
+def test_a_scaling_of_rope_has_one_number_or_four(scaling, words):
+    values = {"model.mixers.attention.rope_scaling": scaling}
+    with pytest.raises(ConfigError, match=f"rope_scaling=.* {words}"):
+        configs.resolve(configs.load("configs/base.py", values))
+    configs.resolve(
+        configs.load("configs/base.py", {k: "(8, 1, 4, 64)" for k in values})
+    )

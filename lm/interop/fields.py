@@ -15,7 +15,7 @@ GELU = {
 GATED = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu"}
 
 
-def inverse(choices: dict[str, str], value: str) -> str | None:
+def inverse(choices: Mapping[str, Any], value: Any) -> str | None:
     """The first name of `value`."""
     return next((name for name, ours in choices.items() if ours == value), None)
 
@@ -49,16 +49,43 @@ def rope(c: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def theta(c: Mapping[str, Any]) -> float:
-    """The base of rotary positions that nothing scales."""
+# rope_type -> fields of what ops.attention.frequencies is given, in its order.
+SCALED = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
+
+
+def rotary(c: Mapping[str, Any]) -> dict[str, Any]:
+    """rope_theta and rope_scaling of attention, of the fields of rotary positions."""
     fields = rope(c)
-    choice("rope_type", fields.pop("rope_type"), {"default": True})
-    base = fields.pop("rope_theta")
+    kind = fields.pop("rope_type")
+    names = choice("rope_type", kind, SCALED)
     fields.pop("partial_rotary_factor", None)
+    base = fields.pop("rope_theta")
+    given = {"rope_theta": 10_000.0 if base is None else base}
+    given |= {name: fields.pop(name, None) for name in names}
     if fields:
-        raise ConfigError(f"rope_parameters: {', '.join(fields)} has no place here")
-    if base is None:
-        return 10_000.0
-    if isinstance(base, bool) or not isinstance(base, (int, float)):
-        raise ConfigError(f"rope_theta={base!r} is no number")
-    return float(base)
+        raise ConfigError(
+            f"rope_parameters: {', '.join(fields)} has no place in rope_type={kind!r}"
+        )
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"{name}={value!r} is no number")
+    theta, *scaling = map(float, given.values())
+    return {"rope_theta": theta, "rope_scaling": tuple(scaling)}
+
+
+def rope_fields(m: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `rotary`, of our keys."""
+    scaling = m.get(f"{ATTENTION}rope_scaling") or ()
+    names = {len(names): names for names in SCALED.values()}[len(scaling)]
+    kind = inverse(SCALED, names)
+    theta = {"rope_type": kind, "rope_theta": m.get(f"{ATTENTION}rope_theta")}
+    return theta | dict(zip(names, scaling, strict=True))

@@ -1,7 +1,16 @@
 """GPT-NeoX (arXiv 2204.06745) and Pythia (arXiv 2304.01373)."""
 
 from lm.interop.family import Family, words
-from lm.interop.fields import ATTENTION, GELU, attention, choice, inverse, rope, theta
+from lm.interop.fields import (
+    ATTENTION,
+    GELU,
+    attention,
+    choice,
+    inverse,
+    rope,
+    rope_fields,
+    rotary,
+)
 from lm.interop.layout import Table, by_head, dense, norm, same
 
 
@@ -13,7 +22,6 @@ def _rotary(c: dict) -> float:
 
 
 def _settings(c: dict) -> dict:
-    base = theta(c | {"rope_theta": c["rotary_emb_base"]})
     parallel = choice(
         "use_parallel_residual",
         c["use_parallel_residual"],
@@ -22,7 +30,7 @@ def _settings(c: dict) -> dict:
     return attention(
         heads=c["num_attention_heads"],
         rope_fraction=_rotary(c),
-        rope_theta=base,
+        **rotary(c | {"rope_theta": c["rotary_emb_base"]}),
         bias=c["attention_bias"],
     ) | {
         "model.block": parallel,
@@ -38,11 +46,7 @@ def _settings(c: dict) -> dict:
 
 
 def _fields(m: dict) -> dict:
-    turned = {
-        "rope_type": "default",
-        "rope_theta": m.get(f"{ATTENTION}rope_theta"),
-        "partial_rotary_factor": m.get(f"{ATTENTION}rope_fraction"),
-    }
+    share = {"partial_rotary_factor": m.get(f"{ATTENTION}rope_fraction")}
     return {
         "hidden_size": m["model.width"],
         "num_hidden_layers": m["model.depth"],
@@ -53,7 +57,7 @@ def _fields(m: dict) -> dict:
         "use_parallel_residual": m["model.block"] == "parallel",
         "attention_bias": bool(m.get(f"{ATTENTION}bias")),
         "max_position_embeddings": m["data.context"],
-        "rope_parameters": turned,
+        "rope_parameters": rope_fields(m) | share,
         "tie_word_embeddings": m["model.tied"],
     }
 

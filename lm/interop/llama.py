@@ -1,7 +1,15 @@
 """Llama (arXiv 2302.13971); Mistral and Qwen3, which differ in a field or two."""
 
 from lm.interop.family import Family
-from lm.interop.fields import ATTENTION, GATED, attention, choice, inverse, theta
+from lm.interop.fields import (
+    ATTENTION,
+    GATED,
+    attention,
+    choice,
+    inverse,
+    rope_fields,
+    rotary,
+)
 from lm.interop.layout import Table, dense, fused, norm, same
 
 
@@ -15,7 +23,7 @@ def _llama_settings(c: dict) -> dict:
         heads=heads,
         kv_heads=c["num_key_value_heads"] or heads,
         head_width=_head_width(c),
-        rope_theta=theta(c),
+        **rotary(c),
         bias=c.get("attention_bias", False),
     )
     return keys | {
@@ -43,7 +51,6 @@ def _qwen3_settings(c: dict) -> dict:
 
 def _llama_fields(m: dict) -> dict:
     heads = m.get(f"{ATTENTION}heads") or 1
-    turned = {"rope_type": "default", "rope_theta": m.get(f"{ATTENTION}rope_theta")}
     return {
         "hidden_size": m["model.width"],
         "num_hidden_layers": m["model.depth"],
@@ -54,7 +61,7 @@ def _llama_fields(m: dict) -> dict:
         "intermediate_size": m["model.mlp_width"],
         "rms_norm_eps": m["model.norm_eps"],
         "max_position_embeddings": m["data.context"],
-        "rope_parameters": turned,
+        "rope_parameters": rope_fields(m),
         "tie_word_embeddings": m["model.tied"],
         "attention_bias": bool(m.get(f"{ATTENTION}bias")),
         "mlp_bias": m["model.bias"],

@@ -24,7 +24,8 @@ class Attention(Mixer):
     window: keys that a query sees, its own included; by default all of its document.
     position: "rope", "rope_interleaved" (pairs are neighbours, as in GPT-J), "alibi"
     (arXiv 2108.12409) or "none"; rope_fraction: the part of a head's features, from the
-    first, that turns.
+    first, that turns. rope_scaling: (factor,), or Llama 3's (factor, low, high,
+    original context), for contexts beyond training's; see ops.attention.frequencies.
     qk_norm: RMSNorm of queries and keys before their positions, "rms_head" of each head
     with scales that heads share (Qwen3), "rms_all" over all heads (OLMo 2).
     scale: of the products q k, by default K^-1/2. soft_cap: c of c tanh(logits / c)
@@ -44,6 +45,7 @@ class Attention(Mixer):
     position: str = "rope"
     rope_theta: float = 10_000.0
     rope_fraction: float = 1.0
+    rope_scaling: tuple[float, ...] = ()
     qk_norm: str = "none"
     scale: float | None = None
     soft_cap: float | None = None
@@ -127,7 +129,9 @@ class Attention(Mixer):
             return x_BxTxHxK
         pairing = "interleaved" if self.position == "rope_interleaved" else "halves"
         turned, rest = jnp.split(x_BxTxHxK, [self.turned], -1)
-        turned = attention.rope(turned, seq.positions, self.rope_theta, pairing)
+        turned = attention.rope(
+            turned, seq.positions, self.rope_theta, pairing, self.rope_scaling
+        )
         return jnp.concatenate([turned, rest], -1)
 
     def initial_state(self, batch: int, capacity: int):
@@ -141,6 +145,8 @@ class Attention(Mixer):
             return "soft_cap", "must be positive"
         if not self.causal and (self.window or self.position == "alibi"):
             return "causal", "takes neither a window nor position='alibi'"
+        if words := self._wrong_scaling():
+            return "rope_scaling", words
         if not 0 < self.rope_fraction <= 1:
             return "rope_fraction", "must be in (0, 1]"
         if self.position.startswith("rope"):
@@ -149,6 +155,15 @@ class Attention(Mixer):
             if self.turned % 2 or not self.turned:
                 words = f"turns {self.turned} features of a head; they are pairs"
                 return "rope_fraction", words
+
+    def _wrong_scaling(self) -> str | None:
+        scaling = self.rope_scaling
+        if len(scaling) not in (0, 1, 4):
+            return "must be (), (factor,) or (factor, low, high, original context)"
+        if not all(0 < x < float("inf") for x in scaling):
+            return "must be of positive and finite numbers"
+        if len(scaling) == 4 and not scaling[1] < scaling[2]:
+            return "must have low below high"
 
     @property
     def state_grows(self) -> bool:

@@ -49,14 +49,41 @@ def order(T: int, S: int) -> tuple[str, int]:
     return "squares", plan.square
 
 
-def rope(x_BxTxHxK, positions_BxT, theta: float, pairing: str = "halves"):
+def frequencies(half: int, theta: float, scaling: tuple[float, ...], dtype):
+    """Radians a token of each pair of features, [half].
+
+    scaling: (factor,) makes all slower by it (arXiv 2306.15595); Llama 3's (factor,
+    low, high, original) those that turn less than `low` times in `original` tokens,
+    leaves those of more than `high` turns, and goes over in between (arXiv 2407.21783;
+    its code has the formula).
+    """
+    frequency_K = theta ** (-jnp.arange(half, dtype=dtype) / half)
+    if not scaling:
+        return frequency_K
+    factor, *limits = scaling
+    if not limits:
+        return frequency_K / factor
+    low, high, original = limits
+    turns_K = original * frequency_K / (2 * jnp.pi)
+    kept_K = jnp.clip((turns_K - low) / (high - low), 0, 1)
+    return frequency_K * (kept_K + (1 - kept_K) / factor)
+
+
+def rope(
+    x_BxTxHxK,
+    positions_BxT,
+    theta: float,
+    pairing: str = "halves",
+    scaling: tuple[float, ...] = (),
+):
     """Rotary positions (arXiv 2104.09864): pairs of features turn by an angle.
 
     pairing: "halves" pairs feature i with i + K / 2, "interleaved" 2 i with 2 i + 1.
+    scaling: see `frequencies`.
     """
     half = x_BxTxHxK.shape[-1] // 2
     wide = jnp.promote_types(x_BxTxHxK.dtype, jnp.float32)
-    frequency_K = theta ** (-jnp.arange(half, dtype=wide) / half)
+    frequency_K = frequencies(half, theta, scaling, wide)
     angle_BxTx1xK = positions_BxT.astype(wide)[..., None, None] * frequency_K
     sin, cos = jnp.sin(angle_BxTx1xK), jnp.cos(angle_BxTx1xK)
     x = x_BxTxHxK.astype(wide)
