@@ -226,7 +226,9 @@ def test_a_step_of_fine_tuning_has_the_same_gradient(saved, name):
         for r, tensor in enumerate(layers):
             part = leaf[r] if path.startswith("units/") else leaf
             for key, got in zip(tensor.names, tensor.write(part), strict=True):
-                near(np.asarray(got), named[key], 1e-4)
+                # Of BERT's keys the bias has a gradient of 0, and torch rounding's.
+                error = np.abs(np.asarray(got) - named[key]).max()
+                assert error <= 1e-4 * max(np.abs(named[key]).max(), 1e-4), key
                 seen.add(key)
     assert seen == named.keys()
 
@@ -354,7 +356,7 @@ def copied(folder, tmp_path, **fields):
 
 def test_an_unknown_family_is_named_beside_those_there_are(saved, tmp_path):
     made = copied(saved("gpt2")[1], tmp_path, model_type="t5")
-    with pytest.raises(ConfigError, match="model_type='t5'.*gpt2, llama"):
+    with pytest.raises(ConfigError, match="model_type='t5'.*gpt2, bert, llama"):
         interop.from_pretrained(made)
 
 

@@ -48,7 +48,7 @@ def _logits(model, x_BxTxD, head_VxD):
         return loss.logits(x_BxTxD, head_VxD)[:, 0]
 
 
-def _prefill(model, params, at: Reading, tokens_BxT, seq, last_B) -> Reading:
+def prefill(model, params, at: Reading, tokens_BxT, seq, last_B) -> Reading:
     """After one piece of the prompts; the logits of row b change where its last token,
     last_B, counted from the piece's first, is in it."""
     x_BxTxD, head_VxD, state = _hidden(model, params, tokens_BxT, seq, at.state)
@@ -74,7 +74,7 @@ def read_token(model, params, at: Reading, token_B) -> Reading:
     return Reading(logits_BxV, at.position_B + 1, state, seen_BxV)
 
 
-def _step(model, filters: Sampling, params, at: Reading, seed, temperature):
+def step(model, filters: Sampling, params, at: Reading, seed, temperature):
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     keys_B = fold(jax.random.key(seed), jnp.arange(len(at.position_B)))
     keys_B = jax.vmap(jax.random.fold_in)(keys_B, at.position_B)
@@ -92,9 +92,9 @@ def functions(model, filters: Sampling = PLAIN):
     prefill(params, reading, tokens_BxT, seq, last_B) -> reading
     step(params, reading, seed, temperature) -> (token_B, reading)
     """
-    prefill = functools.partial(_prefill, model)
-    step = functools.partial(_step, model, filters)
-    return jax.jit(prefill, donate_argnums=1), jax.jit(step, donate_argnums=1)
+    of_model = functools.partial(prefill, model)
+    one = functools.partial(step, model, filters)
+    return jax.jit(of_model, donate_argnums=1), jax.jit(one, donate_argnums=1)
 
 
 def start(model, params, rows: int, capacity: int, seen: bool = False) -> Reading:
@@ -131,13 +131,13 @@ def extend(model, params, at: Reading, texts: list[np.ndarray]) -> Reading:
     reset_BxT = valid_BxT & (positions_BxT == 0)
     seq = sequence.from_segments(valid_BxT, positions_BxT, reset_BxT)
 
-    prefill, _ = functions(model)
+    through, _ = functions(model)
     for first in range(0, width, PIECE):
         signals.check()
         piece = slice(first, first + PIECE)
         piece_seq = Sequence(*(field[:, piece] for field in seq[:4]))
         last_B = lengths_B - 1 - first
-        at = prefill(params, at, tokens_BxT[:, piece], piece_seq, last_B)
+        at = through(params, at, tokens_BxT[:, piece], piece_seq, last_B)
     placed = sharding.beside(params)
     at = at._replace(position_B=jax.device_put(position_B + lengths_B, placed))
     if at.seen_BxV is None:
@@ -195,10 +195,10 @@ def steps(
 ) -> Iterator[jax.Array]:
     """`count` times the next token of every row, [B]; see `continuations`."""
     model, params, at = prepared(model, params, prompts, count, how)
-    _, step = functions(model, how.filters)
+    _, one = functions(model, how.filters)
     for _ in range(count):
         signals.check()
-        token_B, at = step(params, at, how.seed, how.temperature)
+        token_B, at = one(params, at, how.seed, how.temperature)
         yield token_B
 
 

@@ -78,11 +78,12 @@ class Family:
     rest: Callable[[dict], Table]
     head: str = "lm_head.weight"
     buffers: tuple[str, ...] = ()
-    outside: tuple[str, ...] = ("lm_head.",)
+    outside: tuple[str, ...] = ()
 
     def full(self, name: str) -> str:
         """The name in a file of a tensor that `rest` names."""
-        return name if name.startswith(self.outside) else f"{self.trunk}{name}"
+        outer = name == self.head or name.startswith(self.outside)
+        return name if outer else f"{self.trunk}{name}"
 
     def read(self, stored: Mapping[str, Any]) -> tuple[dict, list[str]]:
         """(the fields that are used, complete; what is wrong with the others)."""

@@ -176,8 +176,8 @@ def _renamed(family: Family, shapes: dict, wanted: set[str]) -> dict[str, str]:
     """{full name: the file's name}, without buffers and a tied head, if not wanted."""
     unneeded, names = (family.head, *family.buffers), {}
     for name in shapes:
-        whole = name.startswith((family.trunk, *family.outside))
-        full = name if whole else f"{family.trunk}{name}"
+        whole = family.trunk and name.startswith(family.trunk)
+        full = name if whole else family.full(name)
         if full in wanted or not name.endswith(unneeded):
             names[full] = name
     return names
