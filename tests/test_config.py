@@ -223,9 +223,11 @@ def test_a_key_that_may_be_none_keeps_its_type():
 
 def another(key, value):
     """Some other value of the type of a key."""
+    want = schema.keys(base(), {})[key]
     if value is None:
-        kinds = schema.keys(base(), {})
-        return "x" if kinds[key].kind is str else 7
+        return "x" if want.kind is str else 7
+    if value == ():
+        return ("x",) if want.item is str else (2.0,)
     if isinstance(value, tuple):
         return value[::-1] + value
     return {bool: not value, int: 7, float: 0.123, str: "x"}[type(value)]
