@@ -47,8 +47,8 @@ def runs(tier):
         {
             "data.task": {"kind": "word_problem", "length": length, "tests": tests},
             "data.context": length,
-            "train.batch_tokens": 64 * length,
-            "train.duration": "2000 steps",
+            "train.batch_tokens": 48 * length,
+            "train.duration": "3000 steps",
             "eval.rows": 128,
             "model.depth": 1,
             "model.mixers.mamba.chunk": 8,
@@ -62,9 +62,10 @@ def runs(tier):
         config.train.duration = "8 steps"
         return Runs(config, (0, 1), 4e-3, (MATCH,), ("deltaproduct-2", "attention"))
     # By what is asked, and with two seeds: at one rate some seeds of an LSTM solve it
-    # and others do not.
+    # and others do not. Half decades and a tie, since it solves at rates up to .15
+    # while DeltaProduct's best are below .006, and arms at chance differ by noise.
     by, seeds = "validation.x4.accuracy", (1000, 1001)
-    ladder = Ladder(start=1e-3, ratio=2, rungs=6, seeds=seeds, by=by, tie=0.01)
+    ladder = Ladder(start=5e-4, ratio=10**0.5, rungs=6, seeds=seeds, by=by, tie=0.03)
     return Runs(config, (0, 1, 2, 3, 4), ladder, (MATCH,))
 
 
