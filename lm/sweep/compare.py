@@ -248,6 +248,6 @@ class Sweep:
                 result = self._result(self._row(*place, ladder.rate(rung), seed, True))
                 value = cost(result or "not finished", self.plan["tuned_by"])
                 total += math.inf if isinstance(value, str) else value
-            return total
+            return total / len(ladder.seeds)
 
         return ladder.best({rung: mean(rung) for rung in held})
