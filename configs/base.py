@@ -20,6 +20,12 @@ def get_config() -> ConfigDict:
             path=placeholder(str),
             document="file",  # corpus="text": file | line | paragraph
             column="text",  # jsonl, parquet, tfds: what of a row is the text
+            # jsonl, parquet, tfds: rows as pairs for data.task.kind=text_to_text, by
+            # templates such as "{question}" and "{answers.text.0}", or by the turns
+            # of a list of {"role", "content"}
+            source=placeholder(str),
+            target=placeholder(str),
+            dialogue=placeholder(str),
             tfds_split="train",  # tfds: also slices and sums, train[:10%]+test
             mixture=ConfigDict(),  # mixture: name -> weight, corpus and its keys
             task=ConfigDict(),  # kind, fields and tests of a synthetic task, for text

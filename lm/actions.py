@@ -1,6 +1,5 @@
 """What each command of run.py does, given its flags."""
 
-import json
 from pathlib import Path
 
 from lm.arguments import steps
@@ -54,28 +53,6 @@ def _workers(values: dict) -> int | None:
     if count is not None and count < 1:
         raise ConfigError(f"--workers={count} must be at least 1")
     return count
-
-
-def evaluate(values: dict, overrides: dict) -> int:
-    workdir = required_folder(values, "workdir", "config.json")
-    protocols = tuple(values["protocol"].split(",")) if values["protocol"] else ()
-    choose("--split", values["split"], ("train", "validation", "test"))
-    from lm import evaluate
-
-    result = evaluate.run(workdir, values["split"], protocols)
-    if values["json"]:
-        print(json.dumps(result, indent=2))
-        return 0
-    names = ("tokens", "nats_per_token", "perplexity", "bits_per_byte")
-    if not any("perplexity" in row for row in result.values()):
-        names = ("tokens", "nats_per_token", "accuracy", "exact")
-    print(f"{'protocol':10}", *(f"{name:>15}" for name in names))
-    for protocol, row in result.items():
-        if "unavailable" in row:
-            print(f"{protocol:10} unavailable: {row['unavailable']}")
-        else:
-            print(f"{protocol:10}", *(f"{row[name]:15,.6g}" for name in names))
-    return 0
 
 
 def count(values: dict, overrides: dict) -> int:

@@ -50,13 +50,18 @@ COMMANDS = {
         ),
     ),
     "evaluate": Command(
-        actions.evaluate,
-        "Evaluate a run: nats, perplexity and bits per byte.",
+        inference.evaluate,
+        "Evaluate a run, or a model on --tasks of lm-evaluation-harness.",
         (
             RUN,
             Flag("split", "test", "train, validation or test"),
             Flag("protocol", None, "of a text window, stream; of a task its tests"),
             Flag("json", False, "print everything, as JSON", bool),
+            Flag("tasks", None, "instead: names of lm-evaluation-harness, with commas"),
+            PRETRAINED._replace(help="for --tasks, " + PRETRAINED.help),
+            Flag("include_path", None, "for --tasks, a folder with tasks of one's own"),
+            Flag("num_fewshot", None, "for --tasks, examples before a question", int),
+            Flag("limit", None, "for --tasks, documents of each", int),
         ),
     ),
     "generate": Command(

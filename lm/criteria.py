@@ -13,7 +13,7 @@ from lm.intervals import (
     paired_differences,
     two_sided_p,
 )
-from lm.results import Table
+from lm.results import MORE_IS_BETTER, Table
 
 SEEDS_FOR_THRESHOLD = 5
 BITS_PER_BYTE = "test.window.bits_per_byte"
@@ -139,6 +139,34 @@ class lower(Paired):  # lower case: criteria read as words in an experiment file
 
 
 @dataclass(frozen=True)
+class less(Criterion):
+    """An arm's metric is below another of its own, as a control's, paired by seed.
+
+    Not reproduced: the interval of metric - than lies wholly above 0.
+    """
+
+    arm: str
+    metric: str
+    than: str
+
+    def arms(self, table):
+        return [self.arm]
+
+    def measure(self, table):
+        values, _ = table.column(self.arm, self.metric)
+        others, missing = table.column(self.arm, self.than)
+        if missing:
+            return Verdict(f"runs are missing: {'; '.join(missing)}", n=len(others))
+        return _tested(
+            f"{self.metric} minus {self.than} of {self.arm}",
+            paired_differences(values, others),
+            boundary=lambda mean: 0.0,
+            holds=lambda mean: mean < 0,
+            stated="below 0",
+        )
+
+
+@dataclass(frozen=True)
 class equal(Paired):
     """|a - b| is below a margin declared beforehand: the whole interval lies inside it.
 
@@ -163,9 +191,10 @@ class equal(Paired):
 
 @dataclass(frozen=True)
 class beats(Criterion):
-    """An arm's metric is below a yardstick's bits per byte.
+    """An arm's metric is better than a yardstick's: lower, or of a share of what is
+    right, BLEU and their like higher.
 
-    Not reproduced: the interval of arm - yardstick lies wholly above 0.
+    Not reproduced: the interval of arm - yardstick lies wholly on the other side of 0.
     """
 
     arm: str
@@ -176,7 +205,9 @@ class beats(Criterion):
         return [self.arm]
 
     def measure(self, table):
-        known = table.yardsticks
+        leaf = self.metric.rpartition(".")[2]
+        figures = {n: of[leaf] for n, of in table.baselines.items() if leaf in of}
+        known, more = dict(table.yardsticks) | figures, leaf in MORE_IS_BETTER
         if not known:
             return Verdict("the yardsticks are not measured yet")
         if self.yardstick not in known:
@@ -188,8 +219,8 @@ class beats(Criterion):
             f"{self.arm} minus {self.yardstick} ({constant:.4g}) in {self.metric}",
             [v - constant for v in table.column(self.arm, self.metric)[0].values()],
             boundary=lambda mean: 0.0,
-            holds=lambda mean: mean < 0,
-            stated="below 0",
+            holds=lambda mean: mean > 0 if more else mean < 0,
+            stated="above 0" if more else "below 0",
         )
 
 

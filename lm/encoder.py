@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm import evaluate, interop, loss, sequence, signals
+from lm import interop, loss, restore, sequence, signals
 from lm.data import Synthetic
 from lm.errors import ConfigError, choose
 from lm.generate.decode import bucket
@@ -81,7 +81,7 @@ def opened(workdir: Path | None = None, pretrained: str | None = None) -> Encode
         tokenizer that is not the model's.
     """
     if workdir is not None:
-        _, model, params, corpus = evaluate.load(workdir)
+        _, model, params, corpus = restore.load(workdir)
         task = corpus.task if isinstance(corpus, Synthetic) else None
         corpus = corpus.corpus if task else corpus
         if corpus is None:
@@ -231,12 +231,9 @@ def _batch(model, params, texts: list[Ids]):
     """(tokens_BxT, seq, state) of texts, padded."""
     signals.check()
     B = ROWS if len(texts) > 1 else 1
-    lengths_B = np.zeros(B, np.int32)
-    lengths_B[: len(texts)] = [len(text.ids) for text in texts]
-    valid_BxT = np.arange(bucket(int(lengths_B.max()))) < lengths_B[:, None]
-    tokens_BxT, types_BxT = np.zeros((2, *valid_BxT.shape), np.int32)
-    tokens_BxT[valid_BxT] = np.concatenate([text.ids for text in texts])
-    types_BxT[valid_BxT] = np.concatenate([text.types for text in texts])
+    width = bucket(max(len(text.ids) for text in texts))
+    tokens_BxT, valid_BxT = sequence.padded([text.ids for text in texts], width, B)
+    types_BxT, _ = sequence.padded([text.types for text in texts], width, B)
     seq = sequence.from_segments(valid_BxT)
     if model.token_types:
         seq = seq._replace(types=types_BxT)

@@ -15,12 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lm import averages, count, runtime, sharding, signals, step
-from lm import config as configs
-from lm import model as models
-from lm.checkpoint import Checkpoints
+from lm import answers, restore, sharding, signals, step
 from lm.config import ConfigError
-from lm.data import Batch, Synthetic, prepare, stream_batches, window_batches
+from lm.data import Batch, Synthetic, stream_batches, window_batches
 from lm.data.synthetic import SAME
 from lm.errors import choose
 
@@ -161,12 +158,25 @@ def task(name: str, model, params, data: Synthetic, split: str, config) -> dict:
     nats_NxT, right_NxT, weights_NxT = (
         np.concatenate(c)[: test.held_out] for c in columns
     )
-    settings = {"protocol": "task", "context": test.context}
-    return (
-        settings
-        | {"size": getattr(test, test.size)}
-        | graded(nats_NxT, right_NxT, weights_NxT > 0)
-    )
+    found = {"protocol": "task", "context": test.context}
+    found |= {"size": getattr(test, test.size)}
+    found |= graded(nats_NxT, right_NxT, weights_NxT > 0)
+    if test.reads_pairs:
+        pairs = data.held_out_pairs(split, name)
+        found |= per_byte((nats_NxT * (weights_NxT > 0)).sum(1), pairs)
+        if split == "test" and test.writes:
+            found |= answers.figures(model, params, data.corpus, test, pairs, rows)
+    return found
+
+
+def per_byte(nats_N, pairs) -> dict:
+    """Bits a byte of the targets of pairs and their end marks, and of each the nats and
+    bytes, as a text's blocks."""
+    sizes_N = [len(pair.reference.encode()) + 1 for pair in pairs]
+    nats_N = nats_N.astype(np.float64)
+    blocks = [[float(nats), size] for nats, size in zip(nats_N, sizes_N, strict=True)]
+    bits = float(nats_N.sum()) / sum(sizes_N) / math.log(2)
+    return {"bits_per_byte": bits, "blocks": blocks}
 
 
 def graded(nats_NxT, right_NxT, scored_NxT) -> dict:
@@ -209,7 +219,7 @@ def run(workdir: Path, split: str, names: tuple[str, ...] = ()) -> dict:
     known = [SAME, *stored.get("tests", {})] if stored else PROTOCOLS
     for name in names:
         choose("--protocol", name, known)
-    config, model, params, corpus = load(workdir)
+    config, model, params, corpus = restore.load(workdir)
     trained_on = json.loads((workdir / "data.json").read_text())["fingerprint"]
     if corpus.fingerprint != trained_on:
         raise ConfigError(
@@ -221,24 +231,3 @@ def run(workdir: Path, split: str, names: tuple[str, ...] = ()) -> dict:
         name: found[name](model, params, corpus, split, config)
         for name in names or known
     }
-
-
-def load(workdir: Path):
-    """(config, model, params, corpus) of the newest checkpoint of a workdir."""
-    runtime.keep_compiled()
-    path = workdir / "config.json"
-    try:
-        config = configs.resolve(configs.from_json(path.read_text()))
-    except ConfigError as error:
-        raise ConfigError(f"{path} is of another version of lm: {error}") from error
-    corpus = prepare(config.data)
-    model = models.build(config, corpus.vocab_size)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.run.keep)
-    latest = checkpoints.latest()
-    if latest is None:
-        raise ConfigError(f"{workdir} has no checkpoint yet: train it first")
-    params = averages.restored(
-        config, checkpoints, latest, count.abstract_params(model)
-    )
-    checkpoints.close()
-    return config, model, params, corpus

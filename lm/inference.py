@@ -1,11 +1,67 @@
 """What the commands of run.py do with a trained model, given their flags."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
 
 from lm.actions import required_folder
 from lm.errors import ConfigError, choose
+
+
+def evaluate(values: dict, overrides: dict) -> int:
+    if values["tasks"]:
+        return _harness(values)
+    for name in ("pretrained", "include_path", "num_fewshot", "limit"):
+        if values[name] is not None:
+            raise ConfigError(f"--{name}={values[name]} is of --tasks: name some")
+    workdir = required_folder(values, "workdir", "config.json")
+    protocols = tuple(values["protocol"].split(",")) if values["protocol"] else ()
+    choose("--split", values["split"], ("train", "validation", "test"))
+    from lm import evaluate
+    from lm.metrics import METRICS
+
+    result = evaluate.run(workdir, values["split"], protocols)
+    if values["json"]:
+        print(json.dumps(result, indent=2))
+        return 0
+    names = ("tokens", "nats_per_token", "perplexity", "bits_per_byte")
+    if not any("perplexity" in row for row in result.values()):
+        names = ("tokens", "nats_per_token", "accuracy", "exact")
+        figures = ("bits_per_byte", *METRICS)
+        names += tuple(n for n in figures if any(n in r for r in result.values()))
+    print(f"{'protocol':10}", *(f"{name:>15}" for name in names))
+    for protocol, row in result.items():
+        if "unavailable" in row:
+            print(f"{protocol:10} unavailable: {row['unavailable']}")
+        else:
+            cells = (f"{row[n]:15,.6g}" if n in row else f"{'-':>15}" for n in names)
+            print(f"{protocol:10}", *cells)
+    return 0
+
+
+def _harness(values: dict) -> int:
+    """Tasks of lm-evaluation-harness."""
+    workdir = _run_or_pretrained(values)
+    for name, least in (("limit", 1), ("num_fewshot", 0)):
+        if values[name] is not None and values[name] < least:
+            raise ConfigError(f"--{name}={values[name]} must be at least {least}")
+    if not importlib.util.find_spec("lm_eval"):
+        raise ConfigError(
+            "--tasks needs lm-evaluation-harness, which is not installed: pip install "
+            "lm_eval"
+        )
+    from lm import generate, harness
+
+    found = harness.evaluate(
+        generate.opened(workdir, values["pretrained"]),
+        values["tasks"].split(","),
+        values["include_path"],
+        values["num_fewshot"],
+        values["limit"],
+    )
+    print(json.dumps(found, indent=2) if values["json"] else harness.table(found))
+    return 0
 
 
 def generate(values: dict, overrides: dict) -> int:

@@ -57,7 +57,8 @@ def figure(result: dict | str, metric: str) -> float | str:
     return float(node) if math.isfinite(node) else "not finite"
 
 
-SHARES = ("accuracy", "exact")  # figures of which more is better
+SHARES = ("accuracy", "exact")  # of what is right, 0 to 1
+MORE_IS_BETTER = (*SHARES, "bleu", "rouge", "f1")
 
 
 def cost(result: dict | str, metric: str) -> float | str:
@@ -74,12 +75,14 @@ class Table:
     Attributes:
       results: arm -> seed -> result.json as a dict, or a str: why there is none.
       yardsticks: name -> bits per byte.
+      baselines: name -> figure -> value, of what does a task without a network.
       edge: arms whose best learning rate lies on the grid's edge.
     """
 
     results: Mapping[str, Mapping[int, dict | str]]
     yardsticks: Mapping[str, float] = field(default_factory=dict)
     edge: frozenset[str] = frozenset()
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def column(self, arm: str, metric: str) -> tuple[dict[int, float], list[str]]:
         """{seed: value} of an arm, and a line for each seed that has none."""
@@ -202,6 +205,7 @@ def read_comparison(folder: Path) -> Comparison:
             cells,
             yardsticks["bits_per_byte"],
             frozenset(arm for arm, chosen in best.items() if chosen["edge"]),
+            yardsticks.get("figures", {}),
         )
     timed = read_json(folder / "speed.json")
     return Comparison(folder, plan, tables, reasons, results, rows, yardsticks, timed)

@@ -106,12 +106,9 @@ def _scored(model, params, texts: list[np.ndarray]) -> list[Scored]:
 
 def _batch(texts: list[np.ndarray], rows: int) -> Batch:
     """Texts from a fresh state each, padded to `rows` and to a length of few."""
-    lengths_B = np.zeros(rows, np.int32)
-    lengths_B[: len(texts)] = [max(0, len(ids) - 1) for ids in texts]
-    valid_BxT = np.arange(bucket(max(1, int(lengths_B.max())))) < lengths_B[:, None]
-    tokens_BxT, targets_BxT = np.zeros((2, *valid_BxT.shape), np.int32)
-    tokens_BxT[valid_BxT] = np.concatenate([ids[:-1] for ids in texts])
-    targets_BxT[valid_BxT] = np.concatenate([ids[1:] for ids in texts])
+    width = bucket(max(1, *(len(ids) - 1 for ids in texts)))
+    tokens_BxT, valid_BxT = sequence.padded([ids[:-1] for ids in texts], width, rows)
+    targets_BxT, _ = sequence.padded([ids[1:] for ids in texts], width, rows)
     seq = sequence.from_segments(valid_BxT)
     return Batch(tokens_BxT, targets_BxT, valid_BxT.astype(np.float32), seq)
 

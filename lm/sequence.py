@@ -1,5 +1,6 @@
 """What a mixer is told about a row besides its values: documents, resets, padding."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,18 @@ def from_segments(segment_ids_BxT, positions_BxT=None, reset_BxT=None) -> Sequen
         np.asarray(reset_BxT, bool),
         valid_BxT,
     )
+
+
+def padded(texts: Iterable[Any], width: int, rows: int | None = None):
+    """(ids, which of them are no padding), int32 and bool [B, width], of texts of any
+    length up to `width`; rows beyond theirs, up to `rows`, are empty."""
+    texts = list(texts)
+    lengths_B = np.zeros(rows or len(texts), np.int32)
+    lengths_B[: len(texts)] = [len(text) for text in texts]
+    valid_BxT = np.arange(width) < lengths_B[:, None]
+    ids_BxT = np.zeros(valid_BxT.shape, np.int32)
+    ids_BxT[valid_BxT] = np.concatenate(texts)
+    return ids_BxT, valid_BxT
 
 
 def full(batch: int, length: int, start: int = 0) -> Sequence:

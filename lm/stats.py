@@ -1,8 +1,8 @@
 """Claims and the rules by which they are judged; the unit is the seed.
 
-A claim with a test (`lower`, `equal`, `beats`) has one two-sided p-value, for the
-distance of its estimate from the nearest boundary of what it states. Holm adjusts it
-over all claims judged together; a claim that lacks a run keeps its place there with
+A claim with a test (`lower`, `less`, `equal`, `beats`) has one two-sided p-value, for
+the distance of its estimate from the nearest boundary of what it states. Holm adjusts
+it over all claims judged together; a claim that lacks a run keeps its place there with
 p = 1. It is decided when the adjusted p is at most 0.05: "reproduced" when the estimate
 lies on the side it states, "not reproduced" when it lies on the other (the 95 % t
 interval, shown unadjusted, then lies wholly on that side too), else "inconclusive".
@@ -27,6 +27,7 @@ from lm.criteria import (
     at_most,
     beats,
     equal,
+    less,
     lower,
 )
 from lm.intervals import ALPHA, MOST_SEEDS, holm, seeds_to_decide
@@ -44,6 +45,7 @@ __all__ = [
     "beats",
     "equal",
     "judge",
+    "less",
     "lower",
 ]
 

@@ -39,6 +39,8 @@ def prepare(folder: str, file_format: str = "array_record") -> None:
             features = {
                 "prose": tfds.features.Text(),
                 "row": tfds.features.Scalar(dtype=np.int64),
+                "parity": tfds.features.ClassLabel(names=["even", "odd"]),
+                "said": tfds.features.Sequence({"text": tfds.features.Text()}),
             }
             features = tfds.features.FeaturesDict(features)
             return tfds.core.DatasetInfo(builder=self, features=features)
@@ -49,7 +51,9 @@ def prepare(folder: str, file_format: str = "array_record") -> None:
 
         def _generate_examples(self, span):
             for row in span:
-                yield row, {"prose": text(row), "row": row}
+                said = [{"text": f"said {row}"}, {"text": "or so"}]
+                values = {"prose": text(row), "row": row, "parity": row % 2}
+                yield row, values | {"said": said}
 
     builder = Rows(config="small", data_dir=folder, file_format=file_format)
     builder.download_and_prepare()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lm import averages, evaluate, generate, optim, train
+from lm import averages, evaluate, generate, optim, restore, train
 from lm.checkpoint import Checkpoints, flatten
 from lm.program import program
 from tests import runs
@@ -68,7 +68,7 @@ def test_the_average_is_what_is_evaluated_sampled_started_from_and_kept(
     config = runs.config(**KEYS[name])
     result = train.run(config, first)
     state = restored(first, config, 6)
-    _, model, params, corpus = evaluate.load(first)
+    _, model, params, corpus = restore.load(first)
     same(params, state.average)
     assert np.abs(params["embedding"] - state.params["embedding"]).max() > 1e-4
     again = evaluate.run(first, "test", ("window",))["window"]
@@ -83,7 +83,7 @@ def test_the_average_is_what_is_evaluated_sampled_started_from_and_kept(
         assert abs(other - result[split]["window"]["nats"]) > 1
 
     train.run(runs.config(train__init_from=str(first), optim__lr=1e-30), second)
-    close(evaluate.load(second)[2], state.average, 1e-7)
+    close(restore.load(second)[2], state.average, 1e-7)
 
     shutil.copytree(first, broken)
     (broken / "result.json").unlink()

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import evaluate, sequence, train
+from lm import evaluate, restore, sequence, train
 from lm.config import ConfigError
 from lm.data import prepare
 from tests import trained
@@ -225,7 +225,7 @@ def test_a_workdir_is_evaluated_on_every_split(workdir):
     validation = evaluate.run(workdir, "validation", ("window",))
     assert json.loads(json.dumps(validation)) == stored["validation"]
     own = evaluate.run(workdir, "train", both)
-    corpus = prepare(evaluate.load(workdir)[0].data)
+    corpus = prepare(restore.load(workdir)[0].data)
     for result in own.values():
         assert result["tokens"] == len(corpus.tokens("train")) - 1
     assert own["window"]["nats"] != own["stream"]["nats"]
@@ -257,7 +257,7 @@ def test_a_workdir_without_a_checkpoint_is_refused(tmp_path):
     config = trained.settings(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(ConfigError, match="no checkpoint"):
-        evaluate.load(tmp_path)
+        restore.load(tmp_path)
 
 
 def test_a_workdir_of_another_version_is_refused_by_its_key(tmp_path):
@@ -266,4 +266,4 @@ def test_a_workdir_of_another_version_is_refused_by_its_key(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     words = r"another version.*model\.widht.*model\.width"
     with pytest.raises(ConfigError, match=words):
-        evaluate.load(tmp_path)
+        restore.load(tmp_path)

@@ -226,10 +226,13 @@ def test_a_step_of_fine_tuning_has_the_same_gradient(saved, name):
         for r, tensor in enumerate(layers):
             part = leaf[r] if path.startswith("units/") else leaf
             for key, got in zip(tensor.names, tensor.write(part), strict=True):
-                # Of BERT's keys the bias has a gradient of 0, and torch rounding's.
-                error = np.abs(np.asarray(got) - named[key]).max()
-                assert error <= 1e-4 * max(np.abs(named[key]).max(), 1e-4), key
                 seen.add(key)
+                if key.endswith("attention.self.key.bias"):
+                    # Softmax takes no notice of it: 0, and rounding's.
+                    assert max(np.abs(got).max(), np.abs(named[key]).max()) < 1e-6
+                    continue
+                error = np.abs(np.asarray(got) - named[key]).max()
+                assert error <= 1e-4 * np.abs(named[key]).max(), key
     assert seen == named.keys()
 
 

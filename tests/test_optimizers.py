@@ -12,7 +12,7 @@ import optax
 import pytest
 from optax import contrib
 
-from lm import averages, evaluate, optim, parameters, train
+from lm import averages, evaluate, optim, parameters, restore, train
 from lm import config as configs
 from lm.checkpoint import Checkpoints
 from lm.mixers import MIXERS
@@ -178,14 +178,14 @@ def test_schedule_frees_average_is_what_is_evaluated_and_started_from(tmp_path):
     with contextlib.closing(Checkpoints(first / "checkpoints", 2)) as checkpoints:
         state, _ = checkpoints.restore(6, abstract)
     average = averages.evaluated(config, state)
-    params = evaluate.load(first)[2]
+    params = restore.load(first)[2]
     same(params, average)
     assert np.abs(params["embedding"] - state.params["embedding"]).max() > 1e-4
     again = evaluate.run(first, "test", ("window",))["window"]
     assert again["nats"] == result["test"]["window"]["nats"]
 
     train.run(runs.config(train__init_from=str(first), optim__lr=1e-30), second)
-    close(evaluate.load(second)[2], average, 1e-7)
+    close(restore.load(second)[2], average, 1e-7)
 
 
 def test_a_run_of_before_optimisers_had_names_is_read_as_adamw():

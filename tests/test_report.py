@@ -568,3 +568,39 @@ def test_labels_are_moved_apart_and_keep_their_order():
 )
 def test_si_numbers(value, text):
     assert labels.si(value) == text
+
+
+def test_pairs_have_their_figures_beside_what_does_without_a_network(tmp_path):
+    of_pairs = {"kind": "text_to_text", "size": "length", "chance": {}}
+    of_pairs |= {"tests": {"same": 96, "other": 96}}
+    of_pairs |= {"figures": ["bits_per_byte", "bleu"]}
+    folder = make_task(tmp_path, seeds=range(3), task=of_pairs)
+    for path in folder.glob("runs/**/result.json"):
+        result = json.loads(path.read_text())
+        bits = 1 - result["test"]["same"]["accuracy"]
+        result["test"]["other"]["bits_per_byte"] = bits + 1
+        shown = ["In the beginning", "At the first", "At the start"]
+        written = {"bits_per_byte": bits, "bleu": 20 - 9 * bits, "answers": [shown]}
+        result["test"]["same"] |= written | {"interval": [12.0, 16.0]}
+        write_json(path, result)
+    known = {"copy": {"bleu": 25.5}, "majority": {"exact": 0.25}}
+    write_json(folder / "yardsticks.json", {"bits_per_byte": {}, "figures": known})
+    report.write(folder)
+    text = text_of(folder)
+    header = next(x for x in text.splitlines() if x.startswith("| arm | accuracy"))
+    columns = [x.strip() for x in header.strip("|").split("|")]
+    assert columns[3:-2] == [
+        "exact (same)",
+        "bits per byte (same)",
+        "bits per byte (other)",
+        "BLEU (same)",
+    ]
+    assert row_of(text, "lstm")[6].endswith("over pairs 12.000 to 16.000")
+    assert row_of(text, "copy")[1:] == ["–"] * 5 + ["25.500", "–", "–"]
+    assert row_of(text, "majority")[1:] == ["–"] * 2 + ["0.250"] + ["–"] * 5
+    assert "| chance |" not in text and "chance" not in pictures_of(folder)
+    line = next(x for x in text.splitlines() if "best first, BLEU; copy 25.5" in x)
+    assert "BLEU; copy 25.5: lstm 1" in line
+    assert pictures_of(folder)[:3] == ["final", "bits_per_byte", "bleu"]
+    assert "In the beginning" in text and "(reference: At the start)" in text
+    assert "test_same_bleu" in (folder / "table.csv").read_text().splitlines()[0]

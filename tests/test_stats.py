@@ -14,7 +14,7 @@ from lm.intervals import (
     two_sided_p,
 )
 from lm.results import Table
-from lm.stats import at_least, at_most, beats, equal, judge, lower
+from lm.stats import at_least, at_most, beats, equal, judge, less, lower
 
 EXPERIMENTS = 4000
 
@@ -179,6 +179,37 @@ def test_equal_needs_the_whole_interval_inside():
     assert verdict_of(equal("a", "b", "x", 0.002), near).verdict == "inconclusive"
     far = table(a=same, b=[2.101, 2.2, 2.299])
     assert verdict_of(equal("a", "b", "x", 0.02), far).verdict == "not reproduced"
+
+
+def test_beats_takes_the_figures_of_a_task_and_their_direction():
+    rows = {
+        s: {"status": "done", "t": {"bleu": b, "nats": 9 - b}}
+        for s, b in enumerate((6.0, 6.1, 6.2))
+    }
+    known = {"copy": {"bleu": 5.0, "nats": 1.0}, "majority": {"exact": 0.3}}
+    t = Table({"a": rows}, baselines=known)
+    verdict = verdict_of(beats("a", "copy", "t.bleu"), t)
+    assert verdict.verdict == "reproduced" and "above 0" in verdict.sentence
+    assert verdict_of(beats("a", "copy", "t.nats"), t).verdict == "not reproduced"
+    with pytest.raises(ValueError, match="'majority' is unknown; use one of .*copy"):
+        verdict_of(beats("a", "majority", "t.bleu"), t)
+
+
+def test_less_compares_two_figures_of_an_arm_by_seed():
+    rows = {0: (1.0, 1.4), 1: (2.0, 2.5), 2: (3.0, 3.6)}
+    done = {seed: {"status": "done", "x": x, "y": y} for seed, (x, y) in rows.items()}
+    t = Table({"a": done})
+    verdict = verdict_of(less("a", "x", "y"), t)
+    assert verdict.verdict == "reproduced"  # paired: the seeds differ by far more
+    assert verdict.estimate == pytest.approx(-0.5)
+    assert "x minus y of a" in verdict.sentence
+    assert verdict_of(less("a", "y", "x"), t).verdict == "not reproduced"
+    noisy = Table({"a": done | {2: {"status": "done", "x": 3.0, "y": 2.0}}})
+    assert verdict_of(less("a", "x", "y"), noisy).verdict == "inconclusive"
+    nested = {s: r | {"y": {"z": r["y"]}} for s, r in done.items()}
+    nested[2]["y"] = {"unavailable": "too long"}
+    lost = verdict_of(less("a", "x", "y.z"), Table({"a": nested}))
+    assert lost.holds is None and "too long" in lost.finding
 
 
 def test_beats_compares_with_a_constant():

@@ -15,6 +15,7 @@ import pytest
 import lm
 from lm import config as configs
 from lm.config import ConfigError
+from lm.experiment import Ladder
 from lm.results import read_lines
 from lm.sweep import compare, workers
 from lm.sweep.workers import Outcome, Slot, Task
@@ -383,3 +384,17 @@ def test_a_diverged_arm_is_a_result_with_its_step(tmp_path):
     assert [row["status"] for row in rows] == ["diverged"] * 2
     assert all("not finite at step" in row["reason"] for row in rows)
     assert "diverged at step" in (out / "report.md").read_text()
+
+
+def test_a_tie_is_of_the_mean_over_tuning_seeds(tmp_path):
+    by, seeds = "validation.same.accuracy", (1000, 1001, 1002)
+    ladder = Ladder(1e-3, seeds=seeds, by=by, tie=0.03)
+    sweep = compare.Sweep(None, None, None, {"tuned_by": by}, tmp_path, [])
+    for rung, share in enumerate((0.5, 0.98, 0.98, 1.0)):
+        for seed in seeds:
+            row = sweep._row("params", "lstm", ladder.rate(rung), seed, True)
+            path = tmp_path / row["workdir"] / "result.json"
+            path.parent.mkdir(parents=True)
+            result = {"status": "done", "validation": {"same": {"accuracy": share}}}
+            path.write_text(json.dumps(result))
+    assert sweep._best(("params", "lstm"), [0, 1, 2, 3], ladder) == 2

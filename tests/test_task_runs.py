@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from lm import cli, evaluate, train
+from lm import cli, evaluate, restore, train
 from lm import config as configs
 from lm.checkpoint import Checkpoints
 from tests import runs
@@ -64,7 +64,7 @@ def test_an_lstm_learns_parity_and_keeps_it_at_twice_the_length(learned):
 
 
 def test_rows_that_pad_the_last_batch_count_nowhere(learned):
-    _, model, params, data = evaluate.load(learned)
+    _, model, params, data = restore.load(learned)
     found = {}
     for rows in (3, 61, 64):
         sized = config(PARITY, LEARNS, {"eval.rows": rows})

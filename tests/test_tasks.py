@@ -14,10 +14,29 @@ from lm.errors import ConfigError
 TEXT_N = np.random.default_rng(0).integers(0, 256, 4000).astype(np.uint16)
 SEED = (7, 1)
 SPACE_V = np.arange(256) % 5 == 0  # tokens that are no part of a word
+BETWEEN, END = 9, 10
 
 
-def text(tokens_N=TEXT_N) -> Text:
-    return Text(tokens_N, 256, SPACE_V, SPACE_V)
+def pair(place: int) -> list[int]:
+    """A made-up pair: its source has tokens of its own, its target their doubles."""
+    source = [20 + (place + i) % 50 for i in range(1 + place % 7)]
+    return [*source, BETWEEN, *(2 * token for token in source), END]
+
+
+PAIRS = [pair(place) for place in range(300)]
+
+
+def text(tokens_N=TEXT_N, starts_D=(0,)) -> Text:
+    starts_D = np.asarray(starts_D)
+    return Text(tokens_N, starts_D, 256, SPACE_V, SPACE_V, BETWEEN, END)
+
+
+def text_for(of: Task) -> Text:
+    """Pairs for a task that reads them."""
+    if not of.reads_pairs:
+        return text()
+    starts_D = np.cumsum([0, *map(len, PAIRS)])[:-1]
+    return text(np.concatenate(PAIRS).astype(np.uint16), starts_D)
 
 
 def task(kind: str, **fields) -> Task:
@@ -25,7 +44,7 @@ def task(kind: str, **fields) -> Task:
 
 
 def rows(of: Task, count: int = 64, seed=SEED):
-    return of.make(Draws(seed, np.arange(count)), text())
+    return of.make(Draws(seed, np.arange(count)), text_for(of))
 
 
 def near(count_N, probability_N, draws: int, sigmas: float = 5):
@@ -59,10 +78,14 @@ CASES = [task(kind) for kind in TASKS] + [
     task("repeats", segment=9, scored="all"),
     task("masked", length=20, words="parts"),
     task("masked", length=5, rate=0.9),
+    task("text_to_text", length=9, metric="bleu"),
+    task("text_to_text", sources="other"),
 ]
 NAMES = {of: kind for kind, of in TASKS.items()}
 each = pytest.mark.parametrize("of", CASES, ids=lambda of: NAMES[type(of)])
+# Those whose answers follow from what is before them: not from another's source.
 FORWARD = [of for of in CASES if not of.both_sides]
+FORWARD = [of for of in FORWARD if getattr(of, "sources", "own") == "own"]
 
 
 def permutations(group: str) -> list[tuple[int, ...]]:
@@ -163,8 +186,15 @@ def repeats(of, seen):
         return seen[len(seen) - of.segment]
 
 
+def text_to_text(of, seen):
+    if BETWEEN in seen and END not in seen:
+        source = seen[: seen.index(BETWEEN)]
+        said = len(seen) - len(source) - 1
+        return 2 * source[said] if said < len(source) else END
+
+
 SOLVERS = [mqar, induction, passkey, copying, ngram_lookup, selective_copying, parity]
-SOLVERS += [modular_arithmetic, word_problem, repeats]
+SOLVERS += [modular_arithmetic, word_problem, repeats, text_to_text]
 SOLVERS = {solver.__name__: solver for solver in SOLVERS}
 
 
@@ -205,9 +235,9 @@ def test_rows_have_the_form_that_the_task_says(of):
 @each
 def test_a_row_follows_from_its_seed_and_index(of):
     index_B = np.array([3, 0, 10**6, 41, 8])
-    made = of.make(Draws(SEED, index_B), text())
+    made = of.make(Draws(SEED, index_B), text_for(of))
     for b, index in enumerate(index_B):
-        alone = of.make(Draws(SEED, [index]), text())
+        alone = of.make(Draws(SEED, [index]), text_for(of))
         for array_BxT, one_BxT in zip(made, alone, strict=True):
             np.testing.assert_array_equal(array_BxT[b], one_BxT[0])
     first, again = rows(of), rows(of)

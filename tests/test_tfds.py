@@ -64,6 +64,18 @@ def test_a_row_is_a_document_and_none_is_lost(folder, tmp_path, monkeypatch):
     assert rows == [document.text for document in part.documents()]
 
 
+def test_rows_are_pairs_by_templates(folder, tmp_path):
+    templates = {"source": "{row}: {said.text.1}", "target": "{said.text.0} {parity}"}
+    source = CORPORA["tfds"](small(folder, tmp_path, column="text", **templates))
+    texts = sorted(document.text.decode() for document in source.documents())
+    parity = ("even", "odd")
+    want = [f"{r}: or so\tsaid {r} {parity[r % 2]}\n" for r in range(200)]
+    assert texts == sorted(want)
+    wrong = CORPORA["tfds"](small(folder, tmp_path, source="{rows}", target="x"))
+    with pytest.raises(ConfigError, match=r"train, row 0 has no \{rows\}"):
+        next(wrong.documents())
+
+
 def test_the_fingerprint_follows_files_split_and_column(folder, tmp_path):
     splits = ("train", "train[:100]", "test")
     digests = [

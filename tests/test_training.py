@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lm import config as configs
-from lm import count, evaluate, optim, schedules, sharding, train
+from lm import count, evaluate, optim, restore, schedules, sharding, train
 from lm import model as models
 from lm.data import TrainBatches, prepare
 from lm.mixers import MIXERS
@@ -159,7 +159,7 @@ def test_a_finished_run_is_not_run_again(workdir, result, monkeypatch):
 
 
 def test_the_last_state_is_the_one_that_is_scored(workdir, result):
-    config, model, params, corpus = evaluate.load(workdir)
+    config, model, params, corpus = restore.load(workdir)
     again = evaluate.window(model, params, corpus, "test", config)
     assert json.loads(json.dumps(again)) == result["test"]["window"]
 

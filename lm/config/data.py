@@ -98,8 +98,14 @@ def _check_task(values: dict[str, Any]) -> None:
             f"train.state='carry' goes on with a text, and the rows of {TASK}kind="
             f"{fields['kind']!r} have nothing to do with each other: take reset"
         )
+    if task.reads_pairs and values["data.max_document"]:
+        raise ConfigError(
+            f"data.max_document={values['data.max_document']} cuts pairs in two: add "
+            "--config.data.max_document=None"
+        )
+    endless = task.examples is None and not task.reads_pairs
     for key in DURATIONS:
-        if "epoch" in values[key] and task.examples is None:
+        if "epoch" in values[key] and endless:
             raise ConfigError(
                 f"{key}={values[key]!r}: rows of {TASK}kind={fields['kind']!r} are "
                 f"new at every step, so there is no epoch; count steps, or set "
@@ -107,8 +113,28 @@ def _check_task(values: dict[str, Any]) -> None:
             )
 
 
+def _check_pairs(prefix: str, values: dict[str, Any]) -> None:
+    """Raise for rows that are to be pairs in two ways, in half of one, or of a text."""
+    from lm.data.pairs import SETS
+
+    given = {key: values[f"{prefix}{key}"] for key in ("source", "target", "dialogue")}
+    source, target, dialogue = (value is not None for value in given.values())
+    told = ", ".join(f"{prefix}{k}={v!r}" for k, v in given.items() if v is not None)
+    if source != target or (source and dialogue):
+        raise ConfigError(
+            f"{told}: pairs are made by {prefix}source and {prefix}target, or by "
+            f"{prefix}dialogue alone"
+        )
+    if told and values[f"{prefix}corpus"] not in SETS:
+        raise ConfigError(
+            f"{told}: only rows of {', '.join(SETS)} are made pairs, not those of "
+            f"{prefix}corpus={values[f'{prefix}corpus']!r}"
+        )
+
+
 def _check_source(prefix: str, values: dict[str, Any]) -> None:
     """Raise for a corpus without its files, or with those of another."""
+    _check_pairs(prefix, values)
     corpus, path = values[f"{prefix}corpus"], values[f"{prefix}path"]
     if path and corpus not in PATHS:
         raise ConfigError(

@@ -17,7 +17,8 @@ PART = "data.mixture."
 TASK = "data.task."
 TESTS = f"{TASK}tests."
 # What a part of data.mixture has of its own, beside its weight; as in data.
-PART_KEYS = ("corpus", "path", "document", "column", "tfds_split", "tfds_dir")
+PART_KEYS = ("corpus", "path", "document", "column", "source", "target", "dialogue")
+PART_KEYS += ("tfds_split", "tfds_dir")
 # Fields of a mixer that are not its keys.
 NO_KEYS = ("width", "layers", "dtype", "parent", "name")
 _NUMBERS = {int: numbers.Integral, float: numbers.Real}

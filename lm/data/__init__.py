@@ -1,6 +1,7 @@
 """Data: corpora, tasks, the token file, batches and yardsticks. Imports no jax."""
 
 from lm.data import tokens
+from lm.data.baselines import baselines
 from lm.data.corpora import CORPORA
 from lm.data.corpus import Corpus
 from lm.data.loader import (
@@ -28,6 +29,7 @@ __all__ = [
     "TrainBatches",
     "TrainStreams",
     "as_bytes",
+    "baselines",
     "prepare",
     "stream_batches",
     "train_batches",

@@ -16,6 +16,7 @@ from lm.data.mixture import mixture
 from lm.data.source import BLOCK, Document, Source
 from lm.data.tables import jsonl, parquet
 from lm.data.tfds import tfds
+from lm.data.verses import translated, which
 from lm.errors import ConfigError
 
 Unit = tuple[bytes, bool]
@@ -166,6 +167,9 @@ def _paragraphs(file: BinaryIO) -> Iterator[Unit]:
 UNITS = {"file": _file, "line": _lines, "paragraph": _paragraphs}
 CORPORA = {
     "kjv": kjv,
+    "kjv_asv": lambda data: translated("kjv", "asv"),
+    "kjv_bbe": lambda data: translated("kjv", "bbe"),
+    "which_translation": lambda data: which(),
     "pystdlib": pystdlib,
     "text": text,
     "jsonl": jsonl,

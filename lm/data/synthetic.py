@@ -8,12 +8,13 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lm.data.encoded import digest
 from lm.data.loader import Batch
+from lm.data.pairs import BETWEEN, END
 from lm.data.tasks import TASKS, Examples, Task
 from lm.data.tasks.base import Draws, Text
 from lm.errors import ConfigError
@@ -80,10 +81,7 @@ class Synthetic:
         self.vocab_size: int = (corpus or self.task).vocab_size
         if corpus:
             self.vocab_size += self.task.marks
-            edges = edges_of(corpus)
-            self._text = lambda split: Text(
-                corpus.tokens(split), corpus.vocab_size, *edges
-            )
+            self._facts = (corpus.vocab_size, *edges_of(corpus), *marks_of(corpus))
         known = {name: dataclasses.asdict(test) for name, test in self.tests.items()}
         text = corpus.fingerprint if corpus else None
         self.fingerprint: str = digest(
@@ -97,6 +95,38 @@ class Synthetic:
             "splits": {},
             "fingerprint": self.fingerprint,
         } | ({"text": corpus.manifest} if corpus else {})
+        if self.task.reads_pairs:
+            self.manifest["pairs"] = self._pairs()
+
+    def _pairs(self) -> dict:
+        """{split: {"documents", "fitting"}}, none of them too few."""
+        if self.corpus.unknown is not None or None in self._facts[-2:]:
+            raise ConfigError(
+                "data.tokenizer: of pairs every character must be a token's, and the "
+                "marks between source and target tokens by themselves: take bytes, bpe"
+            )
+        self.task.check(self.text("train"))
+        counts = {}
+        for split in STREAMS:
+            text = self.text(split)
+            fitting = self.task.rows_of(text)
+            counts[split] = {"documents": len(text.starts_D), "fitting": fitting}
+            need = 2 if split == "train" else max(self.task.held_out, 2)
+            if fitting < need:
+                raise ConfigError(
+                    f"the {split} split has {fitting} pairs of at most data.task."
+                    f"length={self.task.length} tokens, and {need} are needed for "
+                    f"data.task.held_out={self.task.held_out}: change one of them, or "
+                    "data.split"
+                )
+        return counts
+
+    def text(self, split: str) -> Text | None:
+        """What a task that reads text reads of a split."""
+        if self.corpus is None:
+            return None
+        starts_D = self.corpus.documents(split)
+        return Text(self.corpus.tokens(split), starts_D, *self._facts)
 
     def facts(self) -> dict:
         """What a comparison's plan says of the task; see docs/architecture.md."""
@@ -107,24 +137,58 @@ class Synthetic:
             "kind": self.manifest["source"].removeprefix("task "),
             "size": size,
             "tests": {name: getattr(test, size) for name, test in tests.items()},
-            "chance": {name: test.chance for name, test in tests.items()},
+            "chance": {
+                name: test.chance
+                for name, test in tests.items()
+                if test.chance is not None
+            },
+            "figures": list(self.task.figures),
         }
 
     def rows(self, name: str, seed: tuple[int, ...], index_B) -> Examples:
         """Rows of a test by (seed, index); seed[0] is the split's of STREAMS."""
-        text = self._text(list(STREAMS)[seed[0]]) if self.corpus else None
+        text = self.text(list(STREAMS)[seed[0]])
         return self.tests[name].make(Draws(seed, index_B), text)
 
     def held_out(self, split: str, name: str, rows: int) -> Iterator[Batch]:
         """All rows of a test, in batches of one shape, padded at the end."""
         task, trained = self.tests[name], self.task.context
-        seed = (STREAMS[split], zlib.crc32(name.encode()))
+        of_all = SAME if task.reads_pairs else name
+        seed = (STREAMS[split], zlib.crc32(of_all.encode()))
         for first in range(0, task.held_out, rows):
             index_B = np.arange(first, first + rows)
             examples = self.rows(name, seed, index_B)
             if task.running and task.context > trained:
                 examples.scored[:, :trained] = False
             yield batch(examples, index_B < task.held_out)
+
+    def held_out_pairs(self, split: str, name: str) -> list["Pair"]:
+        """The rows of a test of pairs, in the order of `held_out`."""
+        (batch,) = self.held_out(split, name, self.tests[name].held_out)
+        return list(self._texts(batch))
+
+    def training_pairs(self) -> tuple[list[str], list[str]]:
+        """(sources, targets) of training, without those at the edges of its split."""
+        whole = self.corpus.decode(self.corpus.tokens("train")).decode(errors="replace")
+        lines = whole.split(END)
+        lines = lines[1:-1] if lines[-1] else lines[1:-2]
+        pairs = [line.split(BETWEEN) for line in lines]
+        return [source for source, _ in pairs], [target for _, target in pairs]
+
+    def _texts(self, batch: Batch) -> Iterator["Pair"]:
+        read = lambda ids: self.corpus.decode(ids).decode(errors="replace")
+        for tokens_T, targets_T, weights_T in zip(*batch[:3], strict=True):
+            (scored,) = np.nonzero(weights_T)
+            ids = tokens_T[: scored[0] + 1]
+            yield Pair(ids, read(ids[:-1]), read(targets_T[scored[:-1]]))
+
+
+class Pair(NamedTuple):
+    """ids: of the source and its mark; source, reference: texts without marks."""
+
+    ids: np.ndarray
+    source: str
+    reference: str
 
 
 def edges_of(corpus) -> tuple[np.ndarray, np.ndarray]:
@@ -135,16 +199,22 @@ def edges_of(corpus) -> tuple[np.ndarray, np.ndarray]:
     return np.array(first), np.array([other(raw[-1:]) for raw in texts])
 
 
+def marks_of(corpus) -> list[int | None]:
+    """The tokens that are BETWEEN and END by themselves, None where there is none."""
+    ids = [corpus.encode(mark).tolist() for mark in (BETWEEN, END)]
+    return [found[0] if len(found) == 1 else None for found in ids]
+
+
 class TaskBatches:
     """`self(step)`: row r is example step * rows + r of (seed), pure as TrainBatches.
 
-    With task.examples so many distinct rows are seen in turn; else each is new, and an
-    epoch has no end: `steps_per_epoch` is None.
+    With task.examples so many distinct rows are seen in turn, of pairs all in an order
+    drawn each epoch; else each is new, and `steps_per_epoch` is None.
     """
 
     def __init__(self, data: Synthetic, rows: int, seed: int):
         self._data, self._rows, self._seed = data, rows, seed
-        examples = data.task.examples
+        examples = data.task.rows_of(data.text("train"))
         self.steps_per_epoch: float | None = examples and examples / rows
 
     def __call__(self, step: int) -> Batch:

@@ -6,7 +6,7 @@ for minutes; a builder made from the files does neither.
 
 from collections.abc import Iterator
 
-from lm.data import files
+from lm.data import files, pairs
 from lm.data.source import Document, Source
 from lm.errors import ConfigError
 
@@ -26,7 +26,8 @@ def tfds(data) -> Source:
             "lm1b or wiki40b/en"
         )
     builder = _builder(data)
-    column = _column(builder.info, data)
+    rule = pairs.rule(data)
+    column = None if rule else _column(builder.info, data)
     try:
         rows = builder.as_data_source(split=data.tfds_split)
         parts = builder.info.splits[data.tfds_split].file_instructions
@@ -49,16 +50,22 @@ def tfds(data) -> Source:
         for first in range(0, len(rows), ROWS):
             places = range(first, min(first + ROWS, len(rows)))
             for place, row in zip(places, rows.__getitems__(list(places)), strict=True):
-                yield Document(row[column], f"{where}, row {place}", 0)
+                at = f"{where}, row {place}"
+                if rule:
+                    for text in pairs.of_row(data, _named(builder.info, row), at):
+                        yield Document(text, at, 0)
+                else:
+                    yield Document(row[column], at, 0)
 
     return Source(
         name=f"tfds {builder.info.full_name}",
         version=str(builder.info.version),
         sha256=sha256,
         parts=sizes,
-        rule=f"{column} of {data.tfds_split}",
+        rule=f"{rule or column} of {data.tfds_split}",
         documents=documents,
-        facts={"tfds_split": data.tfds_split, "column": column, "rows": len(rows)},
+        facts={"tfds_split": data.tfds_split, "rows": len(rows)}
+        | ({"pairs": rule} if rule else {"column": column}),
     )
 
 
@@ -91,6 +98,15 @@ def _builder(data):
             f"data.path={data.path!r}: {error}; write name[/config][:version], such as "
             "lm1b or wiki40b/en, and data.tfds_dir where the set is in several places"
         ) from error
+
+
+def _named(info, row: dict) -> dict:
+    """A row whose classes are their names."""
+    from tensorflow_datasets import features
+
+    kinds = dict(info.features)
+    classes = [n for n, kind in kinds.items() if isinstance(kind, features.ClassLabel)]
+    return row | {name: kinds[name].int2str(int(row[name])) for name in classes}
 
 
 def _column(info, data) -> str:

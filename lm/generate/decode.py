@@ -122,11 +122,9 @@ def extend(model, params, at: Reading, texts: list[np.ndarray]) -> Reading:
     width = bucket(int(lengths_B.max()))
     if model.positions:
         width = min(width, model.positions)
-    place_T = np.arange(width, dtype=np.int32)
-    valid_BxT = place_T < lengths_B[:, None]
-    tokens_BxT = np.zeros((len(texts), width), np.int32)
-    tokens_BxT[valid_BxT] = np.concatenate(texts)
+    tokens_BxT, valid_BxT = sequence.padded(texts, width)
     position_B = np.asarray(at.position_B)
+    place_T = np.arange(width, dtype=np.int32)
     positions_BxT = (position_B[:, None] + place_T) * valid_BxT
     reset_BxT = valid_BxT & (positions_BxT == 0)
     seq = sequence.from_segments(valid_BxT, positions_BxT, reset_BxT)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm import evaluate, interop
+from lm import interop, restore
 from lm.config import ConfigError
 from lm.data import Synthetic
 from lm.generate import beams, decode
@@ -153,7 +153,7 @@ def opened(workdir: Path | None = None, pretrained: str | None = None) -> Opened
         model's.
     """
     if workdir is not None:
-        _, model, params, corpus = evaluate.load(workdir)
+        _, model, params, corpus = restore.load(workdir)
         if isinstance(corpus, Synthetic):
             raise ConfigError(
                 f"{workdir} holds a run on {corpus.manifest['source']!r}, which has no "

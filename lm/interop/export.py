@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lm import evaluate
+from lm import restore
 from lm.data import Synthetic
 from lm.interop.pretrained import save_pretrained
 from lm.interop.tokenizer import written
@@ -14,7 +14,7 @@ def run(workdir: Path, out: Path) -> str:
 
     Returns what a person is told.
     """
-    config, model, params, corpus = evaluate.load(workdir)
+    config, model, params, corpus = restore.load(workdir)
     kind = save_pretrained(out, config, model, params)
     content = None
     if not isinstance(corpus, Synthetic):

@@ -49,7 +49,7 @@ def _parts(c: Comparison, judged) -> list:
     for match, judged_on in c.tables.items():
         shown = tasks if c.task else summary
         parts += [Heading(2, f"Results at equal {match}"), shown.results(c, match)]
-        parts += [Text(shown.LEGEND), summary.costs(c, match)]
+        parts += [Text(shown.legend(c)), summary.costs(c, match)]
         parts.append(Pictures(figures.draw(c, match, judged_on)))
         if pictures := figures.draw_tuning(c, match):
             parts += [Heading(3, TUNING), Pictures(pictures)]
@@ -194,9 +194,13 @@ def _training(result: dict) -> str:
 
 
 def _sample(c: Comparison, arm: str) -> list[Sample]:
-    """The last sample of an arm's first run that has one."""
+    """The last sample of an arm's first run that has one, of pairs its answers."""
     for match in c.tables:
         for run in c.runs(match, arm):
+            test = c.results.get(run["id"], {}).get("test", {})
+            if rows := test.get("same", {}).get("answers"):
+                told = [f"{s}\n-> {a}\n(reference: {r})\n" for s, a, r in rows]
+                return [Sample(f"{arm}, seed {run['seed']}", "\n".join(told))]
             paths = (c.folder / run["workdir"] / "samples").glob("*.txt")
             if last := max(paths, key=lambda path: int(path.stem), default=None):
                 text = last.read_text(encoding="utf-8", errors="replace")

@@ -15,6 +15,11 @@ LEGEND = (
 )
 
 
+def legend(c: Comparison) -> str:
+    """What the columns of `results` mean."""
+    return LEGEND
+
+
 def summary(c: Comparison, match: str, arm: str, metric: str):
     """(Interval or None, values by seed, reasons of missing ones) of a metric."""
     values, missing = c.tables[match].column(arm, metric)

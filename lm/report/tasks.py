@@ -3,11 +3,11 @@
 import math
 
 from lm.intervals import Interval
-from lm.report import charts, plots
+from lm.report import charts, pairs, plots
 from lm.report.document import Grid
 from lm.report.plots import Curve
 from lm.report.summary import NONE, cell, ranking, seeds_and_rate, summary
-from lm.results import Comparison
+from lm.results import SHARES, Comparison
 
 LEGEND = (
     "Accuracy: share of the scored tokens that are predicted right, higher is better: "
@@ -21,11 +21,17 @@ LEGEND = (
 EACH = ("accuracy", "exact", "nats_per_token", "tokens")  # table.csv, of every test
 
 
+def legend(c: Comparison) -> str:
+    """What the columns of `results` mean."""
+    return f"{LEGEND} {pairs.LEGEND}" if pairs.figures(c) else LEGEND
+
+
 def columns(c: Comparison) -> dict[str, str]:
     """Columns of table.csv -> their paths into result.json."""
     places = {"validation_same": "validation.same"}
     places |= {f"test_{name}": f"test.{name}" for name in c.task["tests"]}
-    return {f"{a}_{key}": f"{b}.{key}" for a, b in places.items() for key in EACH}
+    found = {f"{a}_{key}": f"{b}.{key}" for a, b in places.items() for key in EACH}
+    return found | {f"test_same_{key}": f"test.same.{key}" for key in pairs.figures(c)}
 
 
 def title(c: Comparison, test: str) -> str:
@@ -42,33 +48,54 @@ def rankings(c: Comparison, match: str) -> list[str]:
         guess = "" if chance is None else f"; chance {chance:.3f}"
         what = f"accuracy at {title(c, test)}{guess}"
         lines += ranking(c, match, f"test.{test}.accuracy", what)
+    for figure in pairs.figures(c)[1:]:
+        known = {n: of[figure] for n, of in pairs.baselines(c).items() if figure in of}
+        told = "".join(f"; {name} {value:.1f}" for name, value in known.items())
+        lines += ranking(
+            c, match, f"test.same.{figure}", f"{pairs.NAMES[figure]}{told}"
+        )
     return lines
 
 
 def results(c: Comparison, match: str) -> Grid:
     """A row for each arm and one for chance; a column for each test."""
     tests = list(c.task["tests"])
-    done = [r["test"]["same"] for arm in c.plan["arms"] for r in c.done(match, arm)]
-    apart = any(test["exact"] != test["accuracy"] for test in done)
+    done = [result["test"] for arm in c.plan["arms"] for result in c.done(match, arm)]
+    apart = any(t["same"]["exact"] != t["same"]["accuracy"] for t in done)
     header = ["arm"]
     header += ["accuracy\n" + title(c, test).replace(" (", "\n(") for test in tests]
     header += ["exact\n(same)"] * apart + ["seeds", "learning\nrate"]
     metrics = [f"test.{test}.accuracy" for test in tests]
     metrics += ["test.same.exact"] * apart
+    for figure in pairs.figures(c):
+        has = [t for t in tests if any(figure in r[t] for r in done)]
+        header[-2:-2] = [f"{pairs.NAMES[figure]}\n({test})" for test in has]
+        metrics += [f"test.{test}.{figure}" for test in has]
     rows = []
     for arm in c.plan["arms"]:
-        cells = [_cell(*share(c, match, arm, metric)) for metric in metrics]
+        cells = [
+            _cell(*share(c, match, arm, metric))
+            + pairs.over_pairs(c, match, arm, metric)
+            for metric in metrics
+        ]
         rows.append([arm, *cells, *seeds_and_rate(c, match, arm)])
-    chance = [c.task["chance"].get(test) for test in tests]
-    guess = [NONE if value is None else f"{value:.3f}" for value in chance]
-    rows.append(["chance", *guess, *[NONE] * (len(header) - 1 - len(tests))])
+    known = {
+        name: {f"test.same.{k}": v for k, v in of.items()}
+        for name, of in pairs.baselines(c).items()
+    }
+    if chance := c.task["chance"]:
+        known["chance"] = {f"test.{test}.accuracy": v for test, v in chance.items()}
+    for name, of in known.items():
+        guess = [f"{of[m]:.3f}" if m in of else NONE for m in metrics]
+        rows.append([name, *guess, NONE, NONE])
     return Grid(header, rows)
 
 
 def share(c: Comparison, match: str, arm: str, metric: str):
-    """`summary` of a figure between 0 and 1, its interval cut there."""
+    """`summary` of a figure; the interval of a share is cut at 0 and 1."""
     mean, values, missing = summary(c, match, arm, metric)
-    if mean is not None and mean.low is not None:
+    cut = metric.rpartition(".")[2] in SHARES
+    if cut and mean is not None and mean.low is not None:
         mean = mean._replace(low=max(mean.low, 0.0), high=min(mean.high, 1.0))
     return mean, values, missing
 
@@ -99,20 +126,20 @@ def drawn(c: Comparison, match: str, style) -> dict[str, tuple]:
         line = {"chance": chance["same"]} if "same" in chance else {}
         label = f"accuracy at {same}"
         figure = plots.final(means["same"], seeds["same"], line, style, label)
-    figures = {"final": (figure, DOTS)}
+    found = {"final": (figure, DOTS), **pairs.drawn(c, match, style)}
     if len(set(c.task["tests"].values())) > 1:
         figure = _by_size(c, match, style)
-        figures["size"] = (figure, SIZES + of_cell)
+        found["size"] = (figure, SIZES + of_cell)
         rates = [[m.mean if m else math.nan for m in by] for by in _rows(means, arms)]
         labels = [title(c, test).split(" ", 1)[1] for test in tests]
         figure = charts.heat(arms, labels, rates, f"{size} (test)", "arm", "accuracy")
-        figures["heat"] = (
+        found["heat"] = (
             figure,
             "Mean accuracy over seeds; a dash: a run is missing.",
         )
     if key := cell_key(c):
         figure = _by_cell(c, match, style, key)
-        figures["cell"] = (figure, f"Accuracy at {same} against {key}: {SEEDS}")
+        found["cell"] = (figure, f"Accuracy at {same} against {key}: {SEEDS}")
     points = {c.base(arm): [] for arm in arms}
     for arm, (mean, values, _) in stats["same"].items():
         done = c.done(match, arm)
@@ -123,7 +150,7 @@ def drawn(c: Comparison, match: str, style) -> dict[str, tuple]:
     figure = charts.against_state(
         points, style, f"accuracy at {same}", chance.get("same")
     )
-    figures["state_accuracy"] = (figure, STATE)
+    found["state_accuracy"] = (figure, STATE)
     figure = charts.lines(
         _learning(c, match),
         style,
@@ -131,11 +158,11 @@ def drawn(c: Comparison, match: str, style) -> dict[str, tuple]:
         "validation accuracy",
         chance.get("same"),
     )
-    figures["tokens"] = (
+    found["tokens"] = (
         figure,
         f"Validation accuracy while training: {SEEDS}{of_cell}",
     )
-    return figures
+    return found
 
 
 DOTS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lm import experiment as experiments
 from lm import report as reports
-from lm.data import Synthetic, as_bytes, prepare, yardsticks
+from lm.data import Synthetic, as_bytes, baselines, prepare, yardsticks
 from lm.errors import ConfigError, choose
 from lm.experiment import Experiment, Ladder, Runs
 from lm.results import cost, read_json
@@ -53,7 +53,7 @@ def compare(
         if task is None:
             _write_yardsticks(runs.config.data, out)
         else:
-            write_json(out / "yardsticks.json", {"bits_per_byte": {}})
+            _write_baselines(next(iter(data.values())), out)
         return Sweep(experiment, runs, fitted, plan, out, places).run()
 
 
@@ -116,6 +116,13 @@ def _write_yardsticks(data, out: Path) -> None:
     train, test = (corpus.decode(corpus.tokens(split)) for split in ("train", "test"))
     sizes = {"train_bytes": len(train), "heldout_bytes": len(test)}
     write_json(path, sizes | {"bits_per_byte": yardsticks(train, test)})
+
+
+def _write_baselines(data: Synthetic, out: Path) -> None:
+    path = out / "yardsticks.json"
+    if not path.exists():
+        figures = baselines(data) if data.task.reads_pairs else {}
+        write_json(path, {"bits_per_byte": {}, "figures": figures})
 
 
 class Sweep:

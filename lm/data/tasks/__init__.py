@@ -3,6 +3,7 @@
 from lm.data.tasks.base import Draws, Examples, Task, Text
 from lm.data.tasks.copying import Copying, NgramLookup, SelectiveCopying
 from lm.data.tasks.masked import Masked
+from lm.data.tasks.pairs import TextToText
 from lm.data.tasks.recall import MQAR, Induction, Passkey
 from lm.data.tasks.repeats import Repeats
 from lm.data.tasks.tracking import ModularArithmetic, Parity, WordProblem
@@ -18,6 +19,7 @@ TASKS: dict[str, type[Task]] = {
     "passkey": Passkey,
     "repeats": Repeats,
     "selective_copying": SelectiveCopying,
+    "text_to_text": TextToText,
     "word_problem": WordProblem,
 }
 

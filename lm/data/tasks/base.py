@@ -1,6 +1,7 @@
 """What a synthetic task is: rows that are pure functions of (seed, index)."""
 
 import dataclasses
+import functools
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class Draws:
     """
 
     def __init__(self, seed: tuple[int, ...], index_B):
+        self._seed, self._index_B = seed, np.asarray(index_B, np.int64)
         base = np.random.SeedSequence(seed).generate_state(1, np.uint64)
         self._row_B = _mixed(base + GAMMA * np.asarray(index_B, np.uint64))
         self._place = 1
@@ -42,6 +44,17 @@ class Draws:
         self._place += count
         bits_BxN = _mixed(self._row_B[:, None] + GAMMA * place_N)
         return ((bits_BxN >> np.uint64(12)) + 0.5) * 2.0**-52
+
+    def permuted(self, size: int, ahead: int = 0) -> np.ndarray:
+        """int64 [B]: each row's place in an order of range(size), one drawn anew for
+        every `size` rows; or the place `ahead` further on in it."""
+        epoch_B, at_B = np.divmod(self._index_B, size)
+        at_B = (at_B + ahead) % size
+        place_B = np.empty_like(at_B)
+        for epoch in np.unique(epoch_B):
+            here_B = epoch_B == epoch
+            place_B[here_B] = _order(self._seed, int(epoch), size)[at_B[here_B]]
+        return place_B
 
     def integers(self, count: int, high: int) -> np.ndarray:
         """int32 [B, count], uniform in [0, high)."""
@@ -66,6 +79,11 @@ class Draws:
         return np.take_along_axis(first_BxN, order_BxN, 1).astype(np.int32)
 
 
+@functools.lru_cache(maxsize=8)
+def _order(seed: tuple[int, ...], epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng((*seed, epoch)).permutation(size)
+
+
 class Examples(NamedTuple):
     """Rows of a task.
 
@@ -81,14 +99,19 @@ class Examples(NamedTuple):
 class Text(NamedTuple):
     """What a task reads of a corpus.
 
-    tokens_N: of a split; vocab_size: tokens of its tokenizer; opens_V, closes_V: bool,
-    whether a token's first byte, and its last, is no part of a word.
+    tokens_N: of a split; starts_D: of its documents; vocab_size: tokens of its
+    tokenizer; opens_V, closes_V: bool, whether a token's first byte, and its last, is
+    no part of a word; between, end: ids of the marks in a pair (lm/data/pairs.py), None
+    where the tokenizer has no token for them alone.
     """
 
     tokens_N: np.ndarray
+    starts_D: np.ndarray
     vocab_size: int
     opens_V: np.ndarray
     closes_V: np.ndarray
+    between: int | None
+    end: int | None
 
     def pieces(self, draws: Draws, length: int, field: str) -> np.ndarray:
         """int32 [B, length], each from anywhere in the text.
@@ -117,6 +140,8 @@ class Task:
       running: a longer row begins as a shorter one, scored as it is: of a test longer
         than training, only what lies beyond counts.
       reads_text: whether rows are made from the text of data.corpus.
+      reads_pairs: whether its documents are pairs, of which every test has the same.
+      writes: whether its tests have a model write answers too.
       marks: tokens beside those of the corpus, the last of the vocabulary.
       both_sides: whether a target is to be predicted from the tokens after it too.
       training_only: fields that a test does not take over, as it has rows of one size.
@@ -129,6 +154,8 @@ class Task:
     size: ClassVar[str]
     running: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
+    reads_pairs: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
     marks: ClassVar[int] = 0
     both_sides: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ("examples",)
@@ -145,13 +172,23 @@ class Task:
         raise NotImplementedError
 
     @property
-    def chance(self) -> float:
-        """Accuracy of a guess among the answers that a row leaves open."""
+    def chance(self) -> float | None:
+        """Accuracy of a guess among the answers that a row leaves open; None: text, of
+        which nobody guesses."""
         raise NotImplementedError
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What an EVAL of it has beside those of all tasks."""
+        return ()
 
     def contradiction(self) -> tuple[str, str] | None:
         """(field, what is wrong) of the first field that cannot be."""
         return None
+
+    def rows_of(self, text: Text | None) -> int | None:
+        """Rows of an epoch; None where it has no end."""
+        return self.examples
 
     def make(self, draws: Draws, text: Text | None) -> Examples:
         """A row for each of the draws'.

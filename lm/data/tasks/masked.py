@@ -35,9 +35,8 @@ class Masked(Task):
         return self.length
 
     @property
-    def chance(self) -> float:
-        """Text is not guessed: 0."""
-        return 0.0
+    def chance(self) -> None:
+        """Text is not guessed."""
 
     def contradiction(self) -> tuple[str, str] | None:
         if not 0 < self.rate < 1:

@@ -28,9 +28,8 @@ class Repeats(Task):
         return 2 * self.segment
 
     @property
-    def chance(self) -> float:
-        """Text is not guessed: 0."""
-        return 0.0
+    def chance(self) -> None:
+        """Text is not guessed."""
 
     def contradiction(self) -> tuple[str, str] | None:
         if self.segment < 2:
