@@ -113,7 +113,8 @@ def get_config() -> ConfigDict:
             average="none",  # none | ema | polyak: of parameters, to be evaluated
             ema_decay=0.999,
             polyak_start="50%",  # of training, that the mean leaves out
-            init_from=placeholder(str),  # workdir whose parameters start this run
+            # whose parameters start this run: a workdir, or a Hugging Face folder
+            init_from=placeholder(str),
         )
     )
     config.eval = ConfigDict(

@@ -17,7 +17,7 @@ import numpy as np
 
 from lm import answers, restore, sharding, signals, step
 from lm.config import ConfigError
-from lm.data import Batch, Synthetic, stream_batches, window_batches
+from lm.data import Batch, Synthetic, baselines, stream_batches, window_batches
 from lm.data.synthetic import SAME
 from lm.errors import choose
 
@@ -213,7 +213,8 @@ def protocols(corpus, split: str) -> dict[str, Callable]:
 
 
 def run(workdir: Path, split: str, names: tuple[str, ...] = ()) -> dict:
-    """{protocol: EVAL} of the newest checkpoint of a workdir; by default of all."""
+    """{protocol: EVAL} of the newest checkpoint of a workdir; by default of all, and of
+    a test of pairs what does without a network too, {name: {figure: value}}."""
     stored = json.loads((workdir / "config.json").read_text())
     stored = stored.get("data", {}).get("task")
     known = [SAME, *stored.get("tests", {})] if stored else PROTOCOLS
@@ -227,7 +228,11 @@ def run(workdir: Path, split: str, names: tuple[str, ...] = ()) -> dict:
             f"now {corpus.fingerprint[:12]}): restore it"
         )
     found = protocols(corpus, "test")
-    return {
+    figures = {
         name: found[name](model, params, corpus, split, config)
         for name in names or known
     }
+    pairs = isinstance(corpus, Synthetic) and corpus.task.reads_pairs
+    if pairs and split == "test" and not names:
+        figures |= baselines(corpus)
+    return figures

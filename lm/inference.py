@@ -30,13 +30,13 @@ def evaluate(values: dict, overrides: dict) -> int:
         names = ("tokens", "nats_per_token", "accuracy", "exact")
         figures = ("bits_per_byte", *METRICS)
         names += tuple(n for n in figures if any(n in r for r in result.values()))
-    print(f"{'protocol':10}", *(f"{name:>15}" for name in names))
+    print(f"{'protocol':12}", *(f"{name:>15}" for name in names))
     for protocol, row in result.items():
         if "unavailable" in row:
-            print(f"{protocol:10} unavailable: {row['unavailable']}")
+            print(f"{protocol:12} unavailable: {row['unavailable']}")
         else:
             cells = (f"{row[n]:15,.6g}" if n in row else f"{'-':>15}" for n in names)
-            print(f"{protocol:10}", *cells)
+            print(f"{protocol:12}", *cells)
     return 0
 
 

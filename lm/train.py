@@ -9,7 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from lm import averages, count, evaluate, generate, optim, runtime, sharding, signals
+from lm import (
+    averages,
+    count,
+    evaluate,
+    generate,
+    interop,
+    optim,
+    runtime,
+    sharding,
+    signals,
+)
 from lm import config as configs
 from lm.card import Card
 from lm.checkpoint import Checkpoints
@@ -184,7 +194,8 @@ def start(
     """(step, state) to go on from; takes over what `meta` says of earlier processes.
 
     1. This workdir's own newest checkpoint: a preempted run goes on.
-    2. The parameters that train.init_from is judged by, with new moments, at step 0.
+    2. The parameters that train.init_from is judged by, or of a pretrained model, with
+       new moments, at step 0.
     3. Scratch.
     """
     own = checkpoints.restore_latest(compiled.abstract)
@@ -201,6 +212,10 @@ def start(
         return step, state
     if config.train.init_from is None:
         return 0, compiled.init(np.int32(config.seed))
+    if interop.is_pretrained(config.train.init_from):
+        params = compiled.abstract.params
+        params = interop.initial(config.train.init_from, config, params)
+        return 0, compiled.start(params)
     folder = Path(config.train.init_from)
     with closing(Checkpoints(folder / "checkpoints", 1)) as source:
         latest = source.latest()

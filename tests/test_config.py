@@ -22,7 +22,12 @@ def base(**changes):
 
 
 def spec(name, tmp_path):
-    """The spec of a file in configs/; nanogpt.py wants a text."""
+    """The spec of a file in configs/; nanogpt.py wants a text, pretrained a model."""
+    if name == "pretrained.py":
+        fields = {"model_type": "gpt2", "vocab_size": 256, "n_positions": 64}
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        (tmp_path / "tokenizer.json").write_text("read when the text is")
+        return f"configs/{name}:{tmp_path}"
     if name != "nanogpt.py":
         return f"configs/{name}"
     (tmp_path / "text.txt").write_text("some text")

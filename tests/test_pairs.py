@@ -179,8 +179,9 @@ def test_evaluate_prints_the_figures_of_pairs(learned, capsys):
     assert cli.main(["evaluate", f"--workdir={learned}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[-2:] == ["bits_per_byte", "bleu"]
-    assert [line.split()[0] for line in lines[1:]] == ["same", "other"]
+    assert [line.split()[0] for line in lines[1:]] == ["same", "other", "copy"]
     assert lines[2].split()[-1] == "-"
+    assert lines[3].split()[1:-1] == ["-"] * 5 and float(lines[3].split()[-1]) < 50
 
 
 def test_copying_the_source_and_the_classical_classifiers(tmp_path):

@@ -16,6 +16,7 @@ from lm.interop.pretrained import (
     pooler,
     save_pretrained,
 )
+from lm.interop.start import config_of, initial, is_pretrained
 from lm.interop.tokenizer import Marked, Text, ends_of, marked, tokenizer_of
 from lm.interop.torch_rnn import Names, from_torch, to_torch
 
@@ -25,10 +26,13 @@ __all__ = [
     "Names",
     "Pretrained",
     "Text",
+    "config_of",
     "ends_of",
     "family_of",
     "from_pretrained",
     "from_torch",
+    "initial",
+    "is_pretrained",
     "layout",
     "marked",
     "pooler",

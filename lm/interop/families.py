@@ -24,7 +24,7 @@ FAMILIES: dict[str, Family] = {
 
 def family_of(config, vocab_size: int) -> tuple[Family, dict]:
     """The family that computes what our config says, and its fields."""
-    ours = _plain(configs.flatten(configs.resolve(config)))
+    ours = plain(configs.flatten(configs.resolve(config)))
     nearest: tuple[str, list[str]] | None = None
     for family in FAMILIES.values():
         values = dict(family.used) | family.fields(ours) | {"vocab_size": vocab_size}
@@ -33,7 +33,7 @@ def family_of(config, vocab_size: int) -> tuple[Family, dict]:
             theirs = configs.flatten(configs.resolve(family.config(values)))
         except ConfigError:
             continue  # the family has no such value, or needs one that ours lacks
-        keys = problems or differing(ours, _plain(theirs))
+        keys = problems or differing(ours, plain(theirs))
         if not keys:
             return family, {k: v for k, v in values.items() if v is not None}
         alike = ours["model.pattern"] == theirs["model.pattern"]
@@ -50,7 +50,7 @@ def family_of(config, vocab_size: int) -> tuple[Family, dict]:
     )
 
 
-def _plain(values: dict) -> dict:
+def plain(values: dict) -> dict:
     """A flat config whose one mixer has its kind's name, and no None for a default."""
     names = set(values["model.pattern"])
     if len(names) == 1:

@@ -45,6 +45,19 @@ def from_pretrained(source: str | Path, sharding: Any = None, **model) -> Pretra
         that our model would not honour and every tensor that is missing, surplus or of
         another shape; weights that are pickled or damaged.
     """
+    path, family, values, problems = fields_of(source)
+    try:
+        config = configs.override(
+            family.config(values), {f"model.{key}": v for key, v in model.items()}
+        )
+        config = configs.resolve(config)
+    except ConfigError as error:
+        raise _refused(path, [*problems, str(error)]) from error
+    return read(family, values, config, folder.weights(path), path, sharding, problems)
+
+
+def fields_of(source: str | Path) -> tuple[Path, Family, dict, list[str]]:
+    """(folder, family, its fields, what of config.json is not honoured)."""
     path = folder.located(source)
     stored = folder.json_of(path / "config.json")
     family = FAMILIES.get(stored.get("model_type"))
@@ -56,14 +69,7 @@ def from_pretrained(source: str | Path, sharding: Any = None, **model) -> Pretra
     values, problems = family.read(stored)
     if misfits := family.misfits(stored):
         raise _refused(path, [*problems, *misfits])
-    try:
-        config = configs.override(
-            family.config(values), {f"model.{key}": v for key, v in model.items()}
-        )
-        config = configs.resolve(config)
-    except ConfigError as error:
-        raise _refused(path, [*problems, str(error)]) from error
-    return read(family, values, config, folder.weights(path), path, sharding, problems)
+    return path, family, values, problems
 
 
 def read(

@@ -68,7 +68,7 @@ def dots(tests, means, seeds, chance, style, xlabel):
                 axes.axvline(chance[test], color=GREY.color, lw=1.2, ls=GREY.linestyle)
             axes.set_title(title, fontsize=10.5)
             axes.grid(axis="y", visible=False)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_locator(MaxNLocator(2 if across > 2 else 4))
         panels[0].set_yticks(range(len(arms)), arms)
         panels[0].set_ylim(len(arms) - 0.4, -0.6)
         panels[0].margins(x=0.08)
