@@ -66,6 +66,8 @@ def get_config() -> ConfigDict:
             position="none",  # none | learned; RoPE is a key of attention
             token_types=0,  # rows of a table of kinds of tokens, as BERT's; 0: none
             embedding_norm=False,  # of the sum of a token's embeddings
+            embedding_scale=1.0,  # of a token's embedding; Gemma's is sqrt(width)
+            logit_cap=0.0,  # c of c tanh(logits / c), 0: none; Gemma's is 30
             tied=True,  # the head is the embedding
             output_layer="linear",  # linear | transform: BERT's layer before it
             output_bias=False,  # of the logits

@@ -123,7 +123,8 @@ def _at(model):
     def logits(params, tokens_BxT, seq, state, row_N, place_N):
         _, x_BxTxD, head_VxD = run(params, tokens_BxT, seq, state)
         with jax.default_matmul_precision(model.matmul_precision):
-            return loss.logits(x_BxTxD[row_N, place_N][None], head_VxD)[0]
+            chosen_1xNxD = x_BxTxD[row_N, place_N][None]
+            return loss.logits(chosen_1xNxD, head_VxD, model.logit_cap)[0]
 
     return jax.jit(logits)
 

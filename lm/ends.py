@@ -23,6 +23,8 @@ def embedded(lm, tokens_BxT, seq: Sequence):
     """(x_BxTxD, embedding_VxD): tokens, and positions and types where there are any."""
     embedding_VxD = parameter(lm, "embedding", _token_init(lm), _shape(lm), seq)
     x_BxTxD = embedding_VxD.astype(lm.dtype)[tokens_BxT]
+    if lm.embedding_scale != 1:
+        x_BxTxD *= jnp.asarray(lm.embedding_scale, lm.dtype)
     x_BxTxD = dropout.words(x_BxTxD, tokens_BxT, lm.word_dropout, seq)
     init = inits.truncated_normal(0.02, axis=0)
     if lm.positions:

@@ -52,10 +52,16 @@ def chosen(config, hyper) -> tuple[Terms, Penalties]:
     return tuple(kind(*map(given, kind._fields)) for kind in (Terms, Penalties))
 
 
-def logits(x_BxTxD, head_VxD):
-    """x W^T [B, T, V] in float32 or wider."""
+def logits(x_BxTxD, head_VxD, cap: float = 0.0):
+    """x W^T [B, T, V] in float32 or wider, capped."""
     wide = jnp.promote_types(x_BxTxD.dtype, jnp.float32)
-    return jnp.einsum("btd,vd->btv", x_BxTxD, head_VxD, preferred_element_type=wide)
+    raw = jnp.einsum("btd,vd->btv", x_BxTxD, head_VxD, preferred_element_type=wide)
+    return capped(raw, cap)
+
+
+def capped(raw, cap: float):
+    """cap tanh(raw / cap), as of Gemma 2 (arXiv 2408.00118 section 2); 0: as it is."""
+    return cap * jnp.tanh(raw / cap) if cap else raw
 
 
 def nats(logits_BxTxV, targets_BxT):
@@ -74,7 +80,13 @@ def summed(logits_BxTxV, targets_BxT, weights_BxT):
 
 
 def cross_entropy(
-    x_BxTxD, head_VxD, targets_BxT, weights_BxT, terms=PLAIN, chunk: int = CHUNK
+    x_BxTxD,
+    head_VxD,
+    targets_BxT,
+    weights_BxT,
+    terms=PLAIN,
+    chunk: int = CHUNK,
+    cap: float = 0.0,
 ):
     """Sums over all tokens from the logits x W^T, a chunk of which is held at once.
 
@@ -82,22 +94,29 @@ def cross_entropy(
       x_BxTxD, head_VxD: hidden states and the head, of one dtype.
       targets_BxT: integers in [0, V).
       chunk: bytes of logits (and of soft targets) on each device.
+      cap: of the logits, as of `capped`; a constant.
 
     Returns:
       (objective, (nats, weights)); without `terms` the first two are the same number.
       The objective alone has gradients, by x, the head and the weights.
     """
-    return _summed(x_BxTxD, head_VxD, targets_BxT, weights_BxT, terms, chunk)
+    return _summed(x_BxTxD, head_VxD, targets_BxT, weights_BxT, terms, chunk, cap)
 
 
 def soft_cross_entropy(
-    x_BxTxD, head_VxD, targets_BxTxV, weights_BxT, terms=PLAIN, chunk: int = CHUNK
+    x_BxTxD,
+    head_VxD,
+    targets_BxTxV,
+    weights_BxT,
+    terms=PLAIN,
+    chunk: int = CHUNK,
+    cap: float = 0.0,
 ):
     """`cross_entropy` against p(v), a teacher's for example, instead of one target.
 
     The targets are read where they are, a chunk at a time, and have no gradient.
     """
-    return _summed(x_BxTxD, head_VxD, targets_BxTxV, weights_BxT, terms, chunk)
+    return _summed(x_BxTxD, head_VxD, targets_BxTxV, weights_BxT, terms, chunk, cap)
 
 
 def penalty(h_BxTxD, dropped_BxTxD, seq, weights_BxT, penalties: Penalties):
@@ -136,8 +155,8 @@ def _per_token(logits, targets, terms: Terms):
     return objective, nats, log
 
 
-def _slopes(logits_NxV, targets, log_N, terms: Terms):
-    """The gradient of `_per_token`'s objective by the logits."""
+def _slopes(logits_NxV, targets, log_N, terms: Terms, cap: float):
+    """The gradient of `_per_token`'s objective by the logits before their cap."""
     V, (smoothing, z_loss) = logits_NxV.shape[-1], terms
     q_NxV, log_Nx1 = jnp.exp(logits_NxV - log_N[:, None]), log_N[:, None]
     if targets.ndim == 2:
@@ -149,16 +168,17 @@ def _slopes(logits_NxV, targets, log_N, terms: Terms):
         scale = (1 - smoothing) * scale + smoothing
     if z_loss is not None:
         scale += 2 * z_loss * log_Nx1
-    return q_NxV * scale - p_NxV
+    g_NxV = q_NxV * scale - p_NxV
+    return g_NxV * (1 - jnp.square(logits_NxV / cap)) if cap else g_NxV
 
 
-def _summed(x_BxTxD, head_VxD, targets, weights_BxT, terms: Terms, chunk: int):
+def _summed(x_BxTxD, head_VxD, targets, weights_BxT, terms: Terms, chunk: int, cap):
     (B, T, _), (V, D) = x_BxTxD.shape, head_VxD.shape
     wide = jnp.promote_types(x_BxTxD.dtype, jnp.float32)
     most = chunk * jax.device_count() // wide.itemsize
     targets, terms = jax.lax.stop_gradient((targets, terms))
     if most >= B * T * V:
-        logits_BxTxV = logits(x_BxTxD, head_VxD)
+        logits_BxTxV = logits(x_BxTxD, head_VxD, cap)
         tokens_BxT = _per_token(logits_BxTxV, targets, terms)[:2]
         objective, nats = (jnp.sum(x_BxT * weights_BxT) for x_BxT in tokens_BxT)
     else:
@@ -166,22 +186,25 @@ def _summed(x_BxTxD, head_VxD, targets, weights_BxT, terms: Terms, chunk: int):
         count = -(-T // max(most // each, 1))
         slices = -(-D * V // most)
         inputs = (x_BxTxD, head_VxD, targets, weights_BxT, terms)
-        objective, nats = _chunked(count, slices, *inputs)
+        objective, nats = _chunked(count, slices, cap, *inputs)
     return objective, (jax.lax.stop_gradient(nats), jnp.sum(weights_BxT))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(count: int, slices: int, x_BxTxD, head_VxD, targets, weights_BxT, terms):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _chunked(
+    count: int, slices: int, cap: float, x_BxTxD, head_VxD, targets, weights_BxT, terms
+):
     """(objective, nats), summed, with the tokens of each row in `count` parts.
 
     The gradient is scaled by that of the sum alone, so the forward pass computes it
     while a chunk's logits are there; that of the head in so many slices of its rows, so
     that no second array of its size comes to be.
     """
-    return _forward(count, slices, x_BxTxD, head_VxD, targets, weights_BxT, terms)[0]
+    inputs = (x_BxTxD, head_VxD, targets, weights_BxT, terms)
+    return _forward(count, slices, cap, *inputs)[0]
 
 
-def _forward(count: int, slices: int, x_BxTxD, head_VxD, targets, weights_BxT, terms):
+def _forward(count, slices, cap, x_BxTxD, head_VxD, targets, weights_BxT, terms):
     (B, T, D), V, dtype = x_BxTxD.shape, len(head_VxD), x_BxTxD.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
     times = functools.partial(jnp.matmul, preferred_element_type=wide)
@@ -204,10 +227,10 @@ def _forward(count: int, slices: int, x_BxTxD, head_VxD, targets, weights_BxT, t
 
     def step(sum_VxD, inputs):
         x_NxD, these, weights_N = inputs
-        logits_NxV = times(x_NxD, head_VxD.T)
+        logits_NxV = capped(times(x_NxD, head_VxD.T), cap)
         chosen = distributions(these) if soft else these
         objective_N, nats_N, log_N = _per_token(logits_NxV, chosen, terms)
-        g_NxV = _slopes(logits_NxV, chosen, log_N, terms) * weights_N[:, None]
+        g_NxV = _slopes(logits_NxV, chosen, log_N, terms, cap) * weights_N[:, None]
         g_NxV = g_NxV.astype(dtype)
 
         def add(i, sum_VxD):
@@ -234,7 +257,7 @@ def _forward(count: int, slices: int, x_BxTxD, head_VxD, targets, weights_BxT, t
     return sums, (joined(g_KxNxD), sum_VxD.astype(dtype), objective_BxT)
 
 
-def _backward(count: int, slices: int, residuals, g):
+def _backward(count: int, slices: int, cap: float, residuals, g):
     (x_BxTxD, head_VxD, objective_BxT), (g, _) = residuals, g
     scale, weight = g.astype(x_BxTxD.dtype), g.astype(objective_BxT.dtype)
     return x_BxTxD * scale, head_VxD * scale, None, objective_BxT * weight, None

@@ -62,6 +62,8 @@ class LM(nn.Module):
       positions: rows of the learned position table; 0: there is none.
       token_types: rows of a table that is added by Sequence.types; 0: there is none.
       embedding_norm: whether the sum of these embeddings is normed.
+      embedding_scale: what a token's embedding is multiplied by.
+      logit_cap: c of c tanh(logits / c); 0: they are as they are.
       output_layer: "linear", or BERT's "transform": a layer, GELU and a norm first.
       output_bias: whether logits have a bias.
       remat: a key of REMAT: what the backward pass computes again.
@@ -81,6 +83,8 @@ class LM(nn.Module):
     positions: int
     token_types: int
     embedding_norm: bool
+    embedding_scale: float
+    logit_cap: float
     output_layer: str
     output_bias: bool
     tied: bool
@@ -132,10 +136,10 @@ class LM(nn.Module):
         """-> (logits_BxTxV in float32 or wider, state)."""
         x_BxTxD, head_VxD, state = self.hidden(tokens_BxT, seq, state)
         with jax.default_matmul_precision(self.matmul_precision):
-            return loss.logits(x_BxTxD, head_VxD), state
+            return loss.logits(x_BxTxD, head_VxD, self.logit_cap), state
 
     def hidden(self, tokens_BxT, seq: Sequence, state):
-        """-> (x_BxTxD, head_VxD, state); the logits are x W^T (lm/loss.py).
+        """-> (x_BxTxD, head_VxD, state); the logits are x W^T, capped (lm/loss.py).
 
         With output_bias both have a feature more, which is 1 in x and the bias in W.
         """
@@ -267,6 +271,8 @@ def build(config, vocab_size: int) -> LM:
         positions=config.data.context if m.position == "learned" else 0,
         token_types=m.token_types,
         embedding_norm=m.embedding_norm,
+        embedding_scale=m.embedding_scale,
+        logit_cap=m.logit_cap,
         output_layer=m.output_layer,
         output_bias=m.output_bias,
         tied=m.tied,

@@ -92,7 +92,7 @@ def _train_step(model, config, micro_batches: int, state: TrainState, batch, hyp
             {"params": params}, batch.tokens, seq, before, method="activations"
         )
         inputs = (x_BxTxD, head_VxD, batch.targets, batch.weights)
-        value, sums = loss.cross_entropy(*inputs, terms)
+        value, sums = loss.cross_entropy(*inputs, terms, cap=model.logit_cap)
         if any(given is not None for given in penalties):
             value += loss.penalty(*output, batch.seq, batch.weights, penalties)
         return value, (sums, after if carried else ())

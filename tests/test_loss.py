@@ -34,9 +34,11 @@ ROOT = Path(lm.__file__).parent.parent
 B, T, D, V = 2, 11, 6, 17
 
 
-def plain(x_BxTxD, head_VxD, targets, weights_BxT, terms=loss.PLAIN):
+def plain(x_BxTxD, head_VxD, targets, weights_BxT, terms=loss.PLAIN, cap=None):
     """The full form, from its definition: every distribution of V numbers is there."""
-    logits_BxTxV = loss.logits(x_BxTxD, head_VxD)
+    logits_BxTxV = jnp.einsum("btd,vd->btv", x_BxTxD, head_VxD)
+    if cap is not None:
+        logits_BxTxV = cap * jnp.tanh(logits_BxTxV / cap)
     log_q_BxTxV = jax.nn.log_softmax(logits_BxTxV)
     p_BxTxV = targets if targets.ndim == 3 else jax.nn.one_hot(targets, V)
     entropy = lambda p_BxTxV: -jnp.sum(p_BxTxV * log_q_BxTxV, -1)
@@ -128,6 +130,19 @@ def test_every_objective_is_its_full_form(dtype, form, terms, tokens):
         (objective, (nats, _)), _ = want
         assert (objective == nats) == (terms == loss.PLAIN)
         close(got, want, 1e-12 if dtype == np.float64 else 1e-6)
+
+
+@pytest.mark.parametrize("tokens", [2, 11])  # 11: at once
+@pytest.mark.parametrize("terms", [loss.PLAIN, TERMS[-1]], ids=str)
+def test_a_cap_of_the_logits_is_in_every_form(terms, tokens):
+    with jax.enable_x64(True):
+        size, cap = tokens * B * V * 8, 1.5  # the logits reach beyond 10
+        made = lambda *a: loss.cross_entropy(*a, terms, chunk=size, cap=cap)
+        got = graded(made, *inputs())
+        close(got, graded(lambda *a: plain(*a, terms, cap), *inputs()), 1e-12)
+        x, head, *_ = inputs()
+        assert np.abs(loss.logits(x, head)).max() > 10
+        assert np.abs(loss.logits(x, head, cap)).max() < cap
 
 
 @pytest.mark.parametrize("soft", [False, True])

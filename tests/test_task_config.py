@@ -154,6 +154,7 @@ def test_a_run_on_text_has_the_fingerprint_that_it_had_before_there_were_tasks()
     assert not [key for key in configs.flatten(text) if key.startswith("data.task")]
     kept = {k: v for k, v in configs.flatten(text).items() if configs.changes_result(k)}
     later = "conv_width token_types embedding_norm output_layer output_bias "
+    later += "embedding_scale logit_cap mixers.attention.output_bias "
     later += "mixers.attention.causal mixers.attention.rope_scaling"
     for name in later.split():  # and every key to come
         del kept[f"model.{name}"]

@@ -20,12 +20,12 @@ RANGES = (
         "at least 1",
     ),
     (
-        "optim.lr optim.eps optim.clip model.norm_eps",
+        "optim.lr optim.eps optim.clip model.norm_eps model.embedding_scale",
         lambda x: 0 < x < math.inf,
         "positive and finite",
     ),
     (
-        "optim.weight_decay loss.z_loss loss.ar loss.tar",
+        "optim.weight_decay loss.z_loss loss.ar loss.tar model.logit_cap",
         lambda x: 0 <= x < math.inf,
         "0 or more, and finite",
     ),

@@ -44,8 +44,8 @@ def _logits(model, x_BxTxD, head_VxD):
     """[B, V] of the first token of each row."""
     with jax.default_matmul_precision(model.matmul_precision):
         if isinstance(head_VxD, Int8):
-            return head_VxD.logits(x_BxTxD)[:, 0]
-        return loss.logits(x_BxTxD, head_VxD)[:, 0]
+            return loss.capped(head_VxD.logits(x_BxTxD), model.logit_cap)[:, 0]
+        return loss.logits(x_BxTxD, head_VxD, model.logit_cap)[:, 0]
 
 
 def prefill(model, params, at: Reading, tokens_BxT, seq, last_B) -> Reading:

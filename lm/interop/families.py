@@ -4,7 +4,7 @@ import math
 
 from lm import config as configs
 from lm.errors import ConfigError
-from lm.interop import bert, gpt2, gpt_neox, llama, mamba
+from lm.interop import bert, gpt2, gpt_neox, llama, mamba, recurrent_gemma
 from lm.interop.family import Family, differing
 
 FAMILIES: dict[str, Family] = {
@@ -18,6 +18,7 @@ FAMILIES: dict[str, Family] = {
         gpt_neox.GPT_NEOX,
         mamba.MAMBA,
         mamba.MAMBA2,
+        recurrent_gemma.RECURRENT_GEMMA,
     )
 }
 
@@ -51,20 +52,25 @@ def family_of(config, vocab_size: int) -> tuple[Family, dict]:
 
 
 def plain(values: dict) -> dict:
-    """A flat config whose one mixer has its kind's name, and no None for a default."""
-    names = set(values["model.pattern"])
-    if len(names) == 1:
-        (name,) = names
-        kind = values.get(f"model.mixers.{name}.kind", name)
-        old, new = f"model.mixers.{name}.", f"model.mixers.{kind}."
-        values = {k.replace(old, new): v for k, v in values.items()}
-        values |= {"model.pattern": (kind,), f"{new}kind": kind}
+    """A flat config whose mixers have their kinds' names, where no two are of one, and
+    no None for a default."""
+    names = dict.fromkeys(values["model.pattern"])
+    kinds = {n: values.get(f"model.mixers.{n}.kind", n) for n in names}
+    if len(set(kinds.values())) == len(kinds):
+        for name, kind in kinds.items():
+            old, new = f"model.mixers.{name}.", f"model.mixers.{kind}."
+            values = {k.replace(old, new): v for k, v in values.items()}
+            values |= {f"{new}kind": kind}
+        pattern = tuple(kinds[name] for name in values["model.pattern"])
+        values |= {"model.pattern": pattern}
     width, mixer = values["model.width"], values.get
     heads = mixer("model.mixers.attention.heads") or 1
     inner = width * (mixer("model.mixers.mamba2.expand") or 1)
     defaults = {
         "attention.kv_heads": heads,
         "attention.head_width": width // heads,
+        "attention.output_bias": bool(mixer("model.mixers.attention.bias")),
+        "rglru.lru_width": width,
         "mamba.dt_rank": -(-width // 16),
         "mamba2.head_width": math.gcd(64, inner),
     }

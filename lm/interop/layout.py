@@ -13,7 +13,8 @@ import numpy as np
 class Tensor(NamedTuple):
     """names: of the file's tensors; read: those arrays -> ours; write: ours -> those.
 
-    Both only move numbers, but for `shifted`, so shapes follow from views of nothing.
+    Both only move numbers, but for `shifted_norm`, so shapes follow from views of
+    nothing.
     """
 
     names: tuple[str, ...]
@@ -66,6 +67,11 @@ def joined(names: Sequence[str], sizes: Sequence[int], transpose: bool) -> Tenso
     )
 
 
+def by_heads(name: str, heads: int) -> Tensor:
+    """Of a vector that is held as [heads, K]."""
+    return Tensor((name,), lambda x: x.reshape(-1), lambda x: (x.reshape(heads, -1),))
+
+
 def by_head(name: str, heads: int, parts: int, transpose: bool) -> Tensor:
     """Of one tensor whose outputs are [heads, parts, K]; ours are [parts, heads, K]."""
     turn = (lambda x: x.T) if transpose else (lambda x: x)
@@ -85,6 +91,13 @@ def norm(ours: str, theirs: str, bias: bool = False) -> Table:
     """The scale of a norm, and its bias."""
     table = {f"{ours}/scale": same(f"{theirs}.weight")}
     return table | ({f"{ours}/bias": same(f"{theirs}.bias")} if bias else {})
+
+
+def shifted_norm(ours: str, theirs: str) -> Table:
+    """The scale of a norm that is held as what it is more than 1, as in Gemma."""
+    one = np.float32(1)
+    name = f"{theirs}.weight"
+    return {f"{ours}/scale": Tensor((name,), lambda x: x + one, lambda x: (x - one,))}
 
 
 def dense(ours: str, theirs: str, bias: bool = False, transpose: bool = True) -> Table:

@@ -172,8 +172,9 @@ def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Ten
                 j = int(top.removeprefix("tail_block_"))
                 layers = [len(model.pattern) * model.repeats + j]
             pattern = f"{family.trunk}{family.layer}"
+            table = block.get(model.layers[layers[0]], block)  # of this kind of layer
             found[path] = [
-                block[inner].named(functools.partial(pattern.format, i)) for i in layers
+                table[inner].named(functools.partial(pattern.format, i)) for i in layers
             ]
     return found
 

@@ -31,6 +31,8 @@ class Attention(Mixer):
     scale: of the products q k, by default K^-1/2. soft_cap: c of c tanh(logits / c)
     (Gemma 2, arXiv 2408.00118). sinks: a learned logit a head that takes part in the
     softmax without a value (gpt-oss, arXiv 2508.10925).
+    bias: of queries, keys, values and output; output_bias: of the last, where it is not
+    as that of the others.
     gate: "sigmoid" multiplies each output feature by sigmoid(W x) (arXiv 2505.06708).
     causal: False lets a query see all of its document in the same call, as in BERT
     (arXiv 1810.04805); nothing is kept of a call then, and all pairs are held at once.
@@ -54,6 +56,7 @@ class Attention(Mixer):
     causal: bool = True
     block: int | None = None
     bias: bool = False
+    output_bias: bool | None = None
     dropout: float = 0.0
 
     choices = {
@@ -113,7 +116,8 @@ class Attention(Mixer):
         if self.gate == "sigmoid":
             gate_BxTxF = layers.Dense(H * K, self.bias, name="gate")(x_BxTxD, seq)
             y_BxTxF *= jax.nn.sigmoid(gate_BxTxF)
-        y_BxTxD = layers.Dense(self.width, self.bias, name="output")(y_BxTxF, seq)
+        bias = self.bias if self.output_bias is None else self.output_bias
+        y_BxTxD = layers.Dense(self.width, bias, name="output")(y_BxTxF, seq)
         return y_BxTxD, state, carry
 
     def _normed(self, name: str, x_BxTxHxK, seq: Sequence):
