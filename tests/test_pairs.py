@@ -297,6 +297,7 @@ def test_rows_of_every_kind_of_table_and_turns_of_a_dialogue(tmp_path):
             {"data__task__length": 8, "data__context": 8},
             "0 pairs .* data.task.length=8",
         ),
+        ({"data__task__tests__few__length": 12}, "pairs .* data.task.length=12 tokens"),
         ({"data__task__metric": "bleurt"}, "data.task.metric='bleurt'"),
         ({"data__target": None}, "data.source='say {said}': pairs are made by"),
         ({"data__dialogue": "turns"}, "data.dialogue alone"),

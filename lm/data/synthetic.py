@@ -111,14 +111,15 @@ class Synthetic:
             text = self.text(split)
             fitting = self.task.rows_of(text)
             counts[split] = {"documents": len(text.starts_D), "fitting": fitting}
-            need = 2 if split == "train" else max(self.task.held_out, 2)
-            if fitting < need:
-                raise ConfigError(
-                    f"the {split} split has {fitting} pairs of at most data.task."
-                    f"length={self.task.length} tokens, and {need} are needed for "
-                    f"data.task.held_out={self.task.held_out}: change one of them, or "
-                    "data.split"
-                )
+            for test in self.tests.values():
+                need = 2 if split == "train" else max(test.held_out, 2)
+                if (found := test.rows_of(text)) < need:
+                    raise ConfigError(
+                        f"the {split} split has {found} pairs of at most data.task."
+                        f"length={test.length} tokens, and {need} are needed for "
+                        f"data.task.held_out={test.held_out}: change one of them, or "
+                        "data.split"
+                    )
         return counts
 
     def text(self, split: str) -> Text | None:
