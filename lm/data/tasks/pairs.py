@@ -77,7 +77,9 @@ class TextToText(Task):
     def make(self, draws: Draws, text: Text | None) -> Examples:
         spans_Px2 = self.fitting(text)
         spans_Bx2 = spans_Px2[draws.permuted(len(spans_Px2))]
-        others_Bx2 = spans_Px2[draws.permuted(len(spans_Px2), ahead=1)]
+        others_Bx2 = spans_Bx2
+        if self.sources == "other":
+            others_Bx2 = spans_Px2[draws.permuted(len(spans_Px2), ahead=1)]
         tokens_BxT = np.zeros((len(spans_Bx2), self.length + 1), np.int32)
         scored_BxT = np.zeros(tokens_BxT.shape, bool)
         for b, (span, other) in enumerate(zip(spans_Bx2, others_Bx2, strict=True)):
