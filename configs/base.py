@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
             depth=2,
             pattern=("attention",),  # repeated to depth; a partial repeat is the tail
             mixers=ConfigDict(),  # name -> fields of the mixer; kind= names its class
-            # shared plain post_norm parallel parallel_one_norm rwkv xlstm
+            # shared plain post_norm olmo parallel parallel_one_norm rwkv xlstm
             block="shared",
             conv_width=1,  # taps of a causal convolution before each mixer; 1: none
             mlp="swiglu",  # swiglu | geglu | gelu | gelu_exact | none

@@ -123,6 +123,22 @@ class PostNorm(Block):
         return x_BxTxD, state, carry
 
 
+class OLMo(Block):
+    """x + norm(mixer(x)), then x + norm(mlp(x)) around attention: OLMo 2 (Walsh et al.
+    2024, arXiv 2501.00656 section 3.2). Around any other mixer it is Block, as in OLMo
+    Hybrid."""
+
+    @nn.compact
+    def __call__(self, x_BxTxD, seq: Sequence, state, carry):
+        if not self.make_mixer(parent=None).norm_after:
+            return super().__call__(x_BxTxD, seq, state, carry)
+        h_BxTxD, state, carry = self._mix(x_BxTxD, seq, state, carry)
+        x_BxTxD += self._norm("mixer_norm", h_BxTxD, seq)
+        if self.mlp != "none":
+            x_BxTxD += self._norm("mlp_norm", self._mlp(x_BxTxD, seq), seq)
+        return x_BxTxD, state, carry
+
+
 class Parallel(Block):
     """x + mixer(norm(x)) + mlp(norm'(x)): GPT-NeoX (arXiv 2204.06745 section 2.1)."""
 
@@ -244,6 +260,7 @@ BLOCKS: dict[str, type[Block]] = {
     "shared": Block,
     "plain": Plain,
     "post_norm": PostNorm,
+    "olmo": OLMo,
     "parallel": Parallel,
     "parallel_one_norm": ParallelOneNorm,
     "rwkv": RWKV,

@@ -89,9 +89,10 @@ COMMANDS = {
         (
             RUN,
             PRETRAINED,
-            Flag("user", "User: ", "before what is said"),
-            Flag("assistant", "\nAssistant:", "before an answer"),
-            Flag("end", "\n", "after an answer, and where one ends"),
+            Flag("user", None, "before what is said; default: the model's template"),
+            Flag("assistant", None, "before an answer"),
+            Flag("end", None, "after an answer, and where one ends"),
+            Flag("system", "", "what the conversation begins with"),
             Flag("room", 2048, "tokens that attention keeps", int),
             Flag("max_new_tokens", 200, "at most so many an answer", int),
             *DRAWS,

@@ -25,26 +25,30 @@ class Adapter(TemplateLM):
 
     Texts are cut from the left to `max_length` tokens, which are scored without a
     further one before them, as lm_eval does with transformers' models. A text without
-    anything before it stands after the token that ends texts, or of a tokenizer that
-    has none after a line end.
+    anything before it stands after the token that begins texts, or of a tokenizer that
+    has none after the one that ends them, or else after a line end.
     """
 
     def __init__(self, opened: Opened, max_length: int | None = None):
         super().__init__()
         self.opened = opened
         self.max_length = max_length or opened.model.positions or CONTEXT
-        ends = opened.eos_token_id or (int(self._encode("\n")[-1]),)
+        ends = opened.eos_token_id or (int(opened.text.encode("\n")[-1]),)
         self._end = ends[0]
 
     @property
     def eot_token_id(self) -> int:
         return self._end
 
-    def _encode(self, text: str) -> np.ndarray:
-        return self.opened.text.encode(text)
+    @property
+    def prefix_token_id(self) -> int:
+        return self.opened.text.begin[-1] if self.opened.text.begin else self._end
 
     def tok_encode(self, string: str, add_special_tokens=None, **_) -> list[int]:
-        return self._encode(string).tolist()
+        text = self.opened.text
+        ids, begin = text.encode(string).tolist(), list(text.begin)
+        bare = add_special_tokens is False or ids[: len(begin)] == begin
+        return ids if bare else begin + ids
 
     def _loglikelihood_tokens(self, requests, disable_tqdm=False):
         """(log P, whether greedy) of each (words, context, continuation), both ids."""
@@ -119,7 +123,8 @@ class Adapter(TemplateLM):
             **how,
         )
         model, params, text, _ = self.opened
-        before = [self._encode(words)[room - self.max_length :] for words in contexts]
+        before = [self.tok_encode(words) for words in contexts]
+        before = [np.array(ids[room - self.max_length :], np.int32) for ids in before]
         out = []
         for (ids,) in continued(model, params, text, before, asked):
             kept = [i for i in ids.tolist() if i not in asked.eos_token_id]

@@ -99,22 +99,26 @@ def chat(values: dict, overrides: dict) -> int:
     workdir = _run_or_pretrained(values)
     if values["room"] < 1:
         raise ConfigError(f"--room={values['room']} must be at least 1")
-    if not values["end"]:
+    if values["end"] == "":
         raise ConfigError("--end= must be a text that is not empty")
-    from lm import generate
+    from lm import generate, interop
 
     known = generate.Asked._fields
-    asked = generate.Asked(**{k: v for k, v in values.items() if k in known})
-    asked = asked._replace(stop_strings=(values["end"],)).checked()
-    model, params, text, ends = generate.opened(workdir, values["pretrained"])
-    template = generate.Template(values["user"], values["assistant"], values["end"])
+    asked = generate.Asked(**{k: v for k, v in values.items() if k in known}).checked()
+    found = generate.opened(workdir, values["pretrained"])
+    given = {k: values[k] for k in generate.Template._fields if values[k] is not None}
+    template = None
+    if not workdir and not given:
+        template = interop.template_of(interop.located(values["pretrained"]))
+    if template is None:
+        template = generate.Template(**given)
+        asked = asked._replace(stop_strings=(template.end,))
     talk = generate.Chat(
-        model,
-        params,
-        text,
-        asked._replace(eos_token_id=ends),
+        *found[:3],
+        asked._replace(eos_token_id=found.eos_token_id),
         template,
         values["room"],
+        values["system"],
     )
     for line in sys.stdin:
         for piece in talk.say(line.rstrip("\n")):

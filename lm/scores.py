@@ -1,8 +1,8 @@
 """log P of given texts: token by token, in sum, as perplexity and bits per byte.
 
-A text's first token is given and not scored; put a mark of begin before it to score it.
-The mean of -log P over the others is the loss that transformers computes with the text
-as its own labels.
+A text's first token is given and not scored, unless the tokenizer puts a mark of begin
+before it. The mean of -log P over the others is the loss that transformers computes
+with the text as its own labels.
 """
 
 import functools
@@ -15,6 +15,7 @@ import numpy as np
 from lm import evaluate, sequence, signals, step
 from lm.config import ConfigError
 from lm.data import Batch
+from lm.data.encoded import Encoded
 from lm.generate.decode import bucket
 
 ROWS = 8  # texts or windows at once
@@ -120,21 +121,21 @@ def of_texts(
     [text, log P] of every token that is scored.
 
     Args:
-      text: what has a `tokenizer`: a Corpus, or a lm.interop Text.
+      text: what has a `tokenizer` and `begin`: a Corpus, or a lm.interop Text.
       context, stride: of windows, as of `strided`; context 0: each text as a whole;
         stride 0: context - 1, windows that share a token.
 
     Raises:
       ConfigError: a text of less than two tokens, or as of log_probs and strided.
     """
-    encoded = [text.tokenizer.encode(words.encode()) for words in texts]
+    encoded = [_encoded(text, words) for words in texts]
     for words, found in zip(texts, encoded, strict=True):
         if len(found.ids) < 2:
             raise ConfigError(
                 f"the text {words!r} has {len(found.ids)} tokens, and the first is not "
                 "scored: give at least two"
             )
-    ids = [np.asarray(found.ids) for found in encoded]
+    ids = [found.ids for found in encoded]
     if context:
         scored = [
             strided(model, params, x, context, stride or context - 1) for x in ids
@@ -147,10 +148,17 @@ def of_texts(
     ]
 
 
-def _figures(tokenizer, found, log_p_N) -> dict:
-    ids_N = np.asarray(found.ids)[1:]
-    sizes = found.sizes
-    sizes_N = tokenizer.bytes_per_token[ids_N] if sizes is None else sizes[1:]
+def _encoded(text, words: str) -> Encoded:
+    """With the marks of begin, which cover nothing, and the bytes of each token."""
+    ids_N, sizes_N = text.tokenizer.encode(words.encode())
+    begin = np.array(text.begin, np.int32)
+    if sizes_N is None:
+        sizes_N = text.tokenizer.bytes_per_token[ids_N]
+    return Encoded(np.concatenate([begin, ids_N]), np.concatenate([0 * begin, sizes_N]))
+
+
+def _figures(tokenizer, found: Encoded, log_p_N) -> dict:
+    ids_N, sizes_N = found.ids[1:], found.sizes[1:]
     unknown_N = None if tokenizer.unknown is None else ids_N == tokenizer.unknown
     ones_N, positions_N = np.ones(len(ids_N)), np.arange(len(ids_N))
     whole = evaluate.summarise(-log_p_N, ones_N, positions_N, sizes_N, unknown_N)

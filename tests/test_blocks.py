@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import GPTJConfig, GPTNeoXConfig, RecurrentGemmaConfig
+from transformers import GPTJConfig, GPTNeoXConfig, Olmo2Config, RecurrentGemmaConfig
 from transformers.masking_utils import create_causal_mask
 from transformers.models.gpt_neox import modeling_gpt_neox as neox
 from transformers.models.gptj import modeling_gptj as gptj
+from transformers.models.olmo2 import modeling_olmo2 as olmo2
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma as griffin
 
 from lm import count, loss, optim, parameters, sequence
@@ -82,6 +83,7 @@ class Framed(Mixer):
 
 FRAMED = {name: type(name, (Framed,), {"block": name}) for name in BLOCKS}
 FRAMED["xlstm_wide"] = type("xlstm_wide", (FRAMED["xlstm"],), {"inner": Wide})
+FRAMED["olmo_after"] = type("olmo_after", (FRAMED["olmo"],), {"inner": Attention})
 FRAMED["shared_conv"] = type(
     "shared_conv", (FRAMED["shared"],), {"settings": {"conv_width": 3}}
 )
@@ -104,7 +106,9 @@ def model_of(monkeypatch):
     monkeypatch.setitem(MIXERS, "wide", Wide)
 
     def make(name, depth=2, pattern=("rglru",), **changes):
-        pattern = ("wide",) if name == "xlstm_wide" else pattern
+        pattern = {"xlstm_wide": ("wide",), "olmo_after": ("attention",)}.get(
+            name, pattern
+        )
         block = FRAMED[name].block
         fields = {"block": block, "mlp": BLOCKS[block].mlps[0], "bias": True}
         fields |= FRAMED[name].settings
@@ -272,7 +276,7 @@ def agree(run, reference, named, ours, *inputs) -> None:
 def agree_block(block, kind, fields, settings, reference, named, ours, width=D):
     """`agree` of a whole block around mixer `kind` with the layer `reference`."""
     make = functools.partial(kind, width, LAYERS, jnp.float32, **fields)
-    module = BLOCKS[block](make, **settings, mlp_width=F, bias=True)
+    module = BLOCKS[block](make, mlp_width=F, **{"bias": True} | settings)
     seq, state = sequence.full(B, T), module.initial_state(B, 0)
     run = lambda params, x: module.apply({"params": params}, x, seq, state, {})[:1]
     agree(run, reference, named, ours, values(B, T, D, seed=1))
@@ -327,6 +331,42 @@ def test_parallel_is_the_layer_of_gpt_neox():
 
     named, fields = filled(module), {"heads": HEADS, "bias": True}
     agree_block("parallel", Attention, fields, GELU, reference, named, ours)
+
+
+def test_olmo_is_the_layer_of_olmo_2():
+    config = Olmo2Config(
+        hidden_size=D,
+        num_attention_heads=HEADS,
+        intermediate_size=F,
+        attn_implementation="eager",
+    )
+    module = olmo2.Olmo2DecoderLayer(config, layer_idx=0).eval()
+    at = torch.arange(T)[None].expand(B, T)
+
+    def reference(x):
+        mask = create_causal_mask(config, x, None, None, at)
+        cos_sin = olmo2.Olmo2RotaryEmbedding(config)(x, at)
+        return (module(x, mask, position_ids=at, position_embeddings=cos_sin),)
+
+    def ours(p, one):
+        scale = lambda name: {"scale": p[f"{name}.weight"]}
+        qkv = [p[f"self_attn.{part}_proj.weight"].T for part in "qkv"]
+        names = {"wg": "gate", "wi": "up", "wo": "down"}
+        return {
+            "mixer_norm": scale("post_attention_layernorm"),
+            "mixer": {
+                "qkv": {"kernel": np.concatenate(qkv, 1)},
+                "q_norm": scale("self_attn.q_norm"),
+                "k_norm": scale("self_attn.k_norm"),
+                "output": dense(p, "self_attn.o_proj"),
+            },
+            "mlp_norm": scale("post_feedforward_layernorm"),
+            "mlp": {k: dense(p, f"mlp.{v}_proj") for k, v in names.items()},
+        }
+
+    fields = {"heads": HEADS, "qk_norm": "rms_all", "qk_norm_eps": 1e-5}
+    settings = {"mlp": "swiglu", "norm": "rmsnorm", "norm_eps": 1e-5, "bias": False}
+    agree_block("olmo", Attention, fields, settings, reference, filled(module), ours)
 
 
 def test_parallel_with_one_norm_is_the_block_of_gpt_j():

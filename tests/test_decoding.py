@@ -177,6 +177,7 @@ def test_filters_leave_the_distribution_that_transformers_does(how):
 
 
 TEXT = SimpleNamespace(
+    begin=(),
     encode=lambda text: np.array([ord(c) % VOCAB for c in text], np.int32),
     decode=lambda ids: bytes(ord("a") + int(i) for i in ids),
 )
@@ -219,6 +220,7 @@ def test_a_stream_gives_what_generate_does():
     model, params = subject(("lstm",), 1)
     code = "aé漢€".encode()
     text = SimpleNamespace(
+        begin=(),
         encode=TEXT.encode,
         decode=lambda ids: bytes(code[int(i) % len(code)] for i in ids),
     )
@@ -277,6 +279,7 @@ def test_a_chat_answers_as_to_its_transcript_and_reads_nothing_twice(pattern, en
     text = SimpleNamespace(
         encode=lambda t: np.array([letters.find(c) % VOCAB for c in t], np.int32),
         decode=lambda ids: "".join(letters[int(i)] for i in ids).encode(),
+        begin=(),
     )
     template = generate.Template("ab", "cd", end)
     asked = Asked(
@@ -292,6 +295,50 @@ def test_a_chat_answers_as_to_its_transcript_and_reads_nothing_twice(pattern, en
         answers.append(answer)
         assert chat.read == len(want)
     assert len(set(answers)) == 3
+
+
+MARKED = (
+    "{% for m in messages %}{{ m.role[0] }}{{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}a"
+)
+
+
+@pytest.mark.parametrize("pattern", [("attention",), ("mamba2", "window"), ("lstm",)])
+@pytest.mark.parametrize("told", ["as said", "otherwise"])
+def test_a_chat_by_a_template_of_jinja(pattern, told):
+    """Each answer is that to the whole transcript, and nothing is read twice, unless
+    the template tells an earlier answer otherwise."""
+    model, params = subject(pattern, 2)
+    letters = "abcdefghius"
+    text = SimpleNamespace(
+        encode=lambda t: np.array([letters.find(c) for c in t], np.int32),
+        decode=lambda ids: "".join(letters[int(i)] for i in ids).encode(),
+        begin=(),
+    )
+    source = (
+        MARKED if told == "as said" else MARKED.replace("content }}", "content[:2] }}")
+    )
+    template = interop.ChatTemplate(source, "x", {"eos_token": "h"})
+    asked = Asked(
+        max_new_tokens=8, temperature=3.0, seed=3, eos_token_id=(letters.find("h"),)
+    )
+    chat = generate.Chat(model, params, text, asked, template, room=128, system="be")
+    turns, ends = ["hi", "", "gggg", "di", "s", "da"], set()
+    for words in turns:
+        answer = "".join(chat.say(words))
+        whole = template.render(chat.messages[:-1])
+        ((want,),) = generate.continued(
+            model, params, text, [text.encode(whole)], asked
+        )
+        ended = bool(want[-1] == letters.find("h"))
+        assert text.decode(want).decode() == answer + "h" * ended
+        ends.add(ended)
+        if told == "as said":
+            assert chat.read == len(whole) + len(want)
+    assert chat.messages[0] == {"role": "system", "content": "be"}
+    assert len(chat.messages) == 1 + 2 * len(turns) and ends == {True, False}
+    if told == "otherwise":
+        assert chat.read > len(whole) + len(want)
 
 
 def test_a_chat_ends_with_learned_positions():

@@ -44,6 +44,7 @@ GPT2 = SIZES | {"n_positions": 67, "n_embd": 24, "n_layer": 3, "n_head": 3}
 GEMMA = LLAMA | {"hidden_size": 32, "intermediate_size": 100}
 GEMMA |= {"attention_window_size": 7}
 NEOX = LLAMA | {"hidden_size": 32}
+OLMO = LLAMA | {"num_hidden_layers": 5}
 # torch gives the embedding of a pad_token_id no gradient.
 BERT = LLAMA | {"max_position_embeddings": 41, "pad_token_id": None}
 # name: (config class, fields): odd sizes, tied and untied, with biases and without,
@@ -79,6 +80,28 @@ VARIANTS = {
     "qwen3": (
         transformers.Qwen3Config,
         LLAMA | {"num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True},
+    ),
+    "olmo2": (transformers.Olmo2Config, LLAMA),
+    "olmo2-biased": (
+        transformers.Olmo2Config,
+        LLAMA
+        | {"num_key_value_heads": 2, "attention_bias": True, "rms_norm_eps": 1e-3}
+        | {"tie_word_embeddings": True, "rope_parameters": SLOWER},
+    ),
+    "olmo_hybrid": (transformers.OlmoHybridConfig, OLMO),
+    "olmo_hybrid-unplaced": (
+        transformers.OlmoHybridConfig,
+        OLMO
+        | {
+            "layer_types": ["full_attention", "linear_attention"] * 2
+            + ["full_attention"]
+        }
+        | {"num_key_value_heads": 2, "attention_bias": True, "rms_norm_eps": 1e-3}
+        | {"linear_num_key_heads": 3, "linear_num_value_heads": 3}
+        | {"linear_key_head_dim": 5, "linear_value_head_dim": 7}
+        | {"linear_conv_kernel_dim": 3, "linear_allow_neg_eigval": False}
+        | {"tie_word_embeddings": True}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": None}},
     ),
     "gpt_neox": (transformers.GPTNeoXConfig, NEOX),
     "gpt_neox-serial": (
@@ -286,7 +309,7 @@ def by_transformers(folder, reference, kind=AutoModelForCausalLM):
 
 
 PLAIN = {"bert", "gpt2", "llama", "mistral", "qwen3", "gpt_neox", "mamba", "mamba2"}
-PLAIN |= {"recurrent_gemma"}
+PLAIN |= {"recurrent_gemma", "olmo2", "olmo_hybrid"}
 
 
 @pytest.mark.parametrize("name", sorted(PLAIN))
@@ -430,6 +453,37 @@ def test_names_of_a_bare_model_and_buffers_of_old_files(saved, tmp_path):
     near(ours(model, params), theirs(reference))
 
 
+def test_names_and_cuts_that_transformers_gives_or_takes(saved, tmp_path):
+    """It writes OLMo Hybrid's norms by one name for both kinds of layers, and cuts the
+    convolution into thirds; a published file has names by kind, and cuts q, k, v."""
+    _, folder = saved("olmo_hybrid-unplaced")
+    config, model, params, _ = interop.from_pretrained(folder)
+    interop.save_pretrained(tmp_path / "ours", config, model, params)
+    tensors = load_file(tmp_path / "ours" / "model.safetensors")
+    theirs = load_file(folder / "model.safetensors")
+    renamed = theirs.keys() - tensors.keys()
+    assert renamed == {
+        f"model.layers.{i}.feedforward_layer_norm.weight" for i in (0, 2, 4)
+    }
+    name = "model.layers.1.linear_attn.{}_conv1d.weight".format
+    lengths = lambda tensors: [len(tensors[name(part)]) for part in "qkv"]
+    assert (lengths(theirs), lengths(tensors)) == ([17, 17, 17], [15, 15, 21])
+    again = interop.from_pretrained(tmp_path / "ours").params
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+    save = lambda: save_file(tensors, tmp_path / "ours" / "model.safetensors")
+    old = "model.layers.0.feedforward_layer_norm.weight"
+    tensors[old] = np.ones(24, np.float32)
+    save()
+    with pytest.raises(ConfigError, match=f"surplus: {old}"):
+        interop.from_pretrained(tmp_path / "ours")
+    del tensors[old]
+    tensors[name("v")] = tensors[name("v")][1:]
+    save()
+    with pytest.raises(ConfigError, match=r"v_conv1d.weight is \[20, 1, 3\]"):
+        interop.from_pretrained(tmp_path / "ours")
+
+
 def test_shards_are_read_and_written(saved, tmp_path):
     reference, folder = saved("llama")
     reference.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
@@ -539,6 +593,19 @@ def test_configs_of_the_families_can_be_written(name, tmp_path):
     assert interop.save_pretrained(tmp_path / "x", config, model, params) == name
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "x").eval()
     near(theirs(back), ours(model, params))
+
+
+def test_a_mixer_by_another_name_in_a_pattern_twice_as_long_is_written(saved, tmp_path):
+    config, model, params, _ = interop.from_pretrained(saved("olmo_hybrid-unplaced")[1])
+    named = configs.override(config, {"model.pattern": ("attention", "delta") * 2})
+    delta = {"kind": "gated_deltanet"} | dict(config.model.mixers.gated_deltanet)
+    named.model.mixers = dict(attention=config.model.mixers.attention, delta=delta)
+    other = models.build(configs.resolve(named), V)
+    fresh = jax.jit(other.initial_params)(0)
+    kind = interop.save_pretrained(tmp_path / "x", named, other, fresh)
+    assert kind == "olmo_hybrid"
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "x").eval()
+    near(theirs(back), ours(other, fresh))
 
 
 def test_a_name_on_the_hub_is_taken_from_its_cache(saved, tmp_path, monkeypatch):

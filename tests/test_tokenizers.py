@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm import config as configs
-from lm.data import TOKENIZERS, as_bytes, prepare
+from lm.data import TOKENIZERS, as_bytes, bpe, prepare
 from lm.data.splits import SPLITS
 from lm.errors import ConfigError
 from tests.corpora import config, everything
@@ -270,6 +271,7 @@ def test_min_count_and_vocab_size(tmp_path):
 def test_learning_again_elsewhere_gives_the_same(tmp_path):
     code = """
 import sys
+import unicodedata
 from pathlib import Path
 from lm.data import prepare
 from tests.corpora import config
@@ -310,10 +312,24 @@ def test_files_that_change_text_are_refused(tmp_path):
         data = config(tmp_path, TEXT, tokenizer="file", tokenizer_path=path)
         with pytest.raises(ConfigError, match=words):
             prepare(data)
-    path = spec_of(tmp_path, normalizer={"type": "NFC"})
+    path = spec_of(tmp_path, normalizer={"type": "Lowercase"})
     data = config(tmp_path, TEXT, tokenizer="file", tokenizer_path=path)
     with pytest.raises(ConfigError, match=r"without a normalizer.*data\.tokenizer=bpe"):
         prepare(data)
+
+
+@given(text=st.text(max_size=30))
+@settings(deadline=None, max_examples=100)
+def test_nfc_is_left_out_and_the_text_stays_as_it_is(text):
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(dict(bpe.ALPHABET), []))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.normalizer = tokenizers.normalizers.NFC()
+    ours = bpe.ByteLevelBPE(model.to_str())
+    assert ours.content == model.to_str()
+    for words in (text, "cafe\u0301", unicodedata.normalize("NFC", text)):
+        ids = ours.encode(words.encode()).ids
+        assert ours.decode(ids) == words.encode()
+    assert ids.tolist() == model.encode(words).ids
 
 
 @pytest.mark.parametrize(

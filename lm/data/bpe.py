@@ -30,7 +30,10 @@ ALPHABET = _alphabet()
 class ByteLevelBPE:
     """content: a tokenizer.json whose every byte has a token.
 
-    ConfigError, naming `key`, for what is none, and for one with a normalizer, another
+    Its normalizer may be NFC, which is left out: tokens cover the text as it is, and
+    are those of the file where the text is in that form.
+
+    ConfigError, naming `key`, for what is none, and for one with another normalizer or
     model or without a token of each byte; in `encode` for one whose tokens do not cover
     the text.
     """
@@ -45,13 +48,16 @@ class ByteLevelBPE:
         except ValueError as error:
             raise ConfigError(f"{key} is no tokenizer.json: {error}") from error
         self._splits_as_gpt2 = _splits_as_gpt2(spec)
+        if spec.get("normalizer") == {"type": "NFC"}:
+            spec["normalizer"] = None
         if spec.get("normalizer") or (spec.get("model") or {}).get("type") != "BPE":
             raise ConfigError(
-                f"{key} is no byte-level BPE without a normalizer: such a tokenizer "
-                "changes text, and bits per byte of it would mean nothing; give "
-                "another, or learn one with data.tokenizer=bpe"
+                f"{key} is no byte-level BPE without a normalizer but NFC: such a "
+                "tokenizer changes text, and bits per byte of it would mean nothing; "
+                "give another, or learn one with data.tokenizer=bpe"
             )
-        self._model = Tokenizer.from_str(content)
+        self.content = content
+        self._model = Tokenizer.from_str(json.dumps(spec))
         self._model.no_truncation()
         self._model.no_padding()
         self.vocab_size = 1 + max(self._model.get_vocab().values(), default=-1)
@@ -92,11 +98,6 @@ class ByteLevelBPE:
 
     def decode(self, ids) -> bytes:
         return joined(self._bytes, ids)
-
-    @property
-    def content(self) -> str:
-        """A tokenizer.json of it."""
-        return self._model.to_str()
 
     def cut(self, text: bytes) -> int:
         """Before the last white space after another character: no piece of GPT-2's

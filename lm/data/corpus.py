@@ -31,7 +31,13 @@ class _Mapped(NamedTuple):
 
 
 class Corpus:
-    """An open token file, its splits and its tokenizer."""
+    """An open token file, its splits and its tokenizer.
+
+    Attributes:
+      begin: ids that stand before a prompt: none, as rows begin anywhere.
+    """
+
+    begin: tuple[int, ...] = ()
 
     def __init__(
         self, folder: Path, data, source: Source, tokenizer: Tokenizer, in_bytes

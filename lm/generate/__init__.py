@@ -18,7 +18,15 @@ from lm.generate.decode import (
     steps,
 )
 from lm.generate.sampling import Sampling, choose
-from lm.generate.texts import Opened, generate, opened, sample, stream
+from lm.generate.texts import (
+    Opened,
+    continued,
+    generate,
+    opened,
+    prompt_ids,
+    sample,
+    stream,
+)
 
 __all__ = [
     "PIECE",
@@ -32,10 +40,12 @@ __all__ = [
     "bucket",
     "choose",
     "continuations",
+    "continued",
     "functions",
     "generate",
     "opened",
     "prepared",
+    "prompt_ids",
     "read",
     "sample",
     "search",

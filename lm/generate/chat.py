@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from lm.errors import ConfigError
 from lm.generate import decode
 from lm.generate.asked import Asked
@@ -10,11 +12,25 @@ from lm.generate.texts import pieces
 
 
 class Template(NamedTuple):
-    """What stands around what is said: user, words, assistant, answer, end."""
+    """What stands around what is said: user, words, assistant, answer, end. A system
+    message stands first, and `end` after it."""
 
     user: str = "User: "
     assistant: str = "\nAssistant:"
     end: str = "\n"
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """The conversation up to where the next answer begins; see Chat."""
+        text = ""
+        for message in messages:
+            words = message["content"]
+            if message["role"] == "user":
+                text += f"{self.user}{words}{self.assistant}"
+            else:
+                # What a stop string or a token ended may have its end already.
+                words += message.get("ended", "")
+                text += words if words.endswith(self.end) else words + self.end
+        return text
 
 
 TEMPLATE = Template()
@@ -24,14 +40,21 @@ class Chat:
     """A model that answers, turn by turn.
 
     A turn reads what is new to it, whatever was said before: the state of a recurrent
-    layer, or the cache of an attention layer, is the history. Where a stop string ends
-    an answer, the model has read it.
+    layer, or the cache of an attention layer, is the history. Where a token or a stop
+    string ends an answer, the model has read it. Where a template tells what was said
+    in other words than before (some leave out what a model thought), all of it is read
+    anew.
 
     Args:
+      template: what has `render`: (messages: {"role", "content"} each) -> the text up
+        to the next answer, a Template or a lm.interop ChatTemplate, which writes its
+        own marks of begin. An answer's "ended" is the text of the token that ended it.
       room: tokens of the conversation that attention keeps; earlier ones fade from it,
         and with learned positions the conversation ends there.
+      system: what the conversation begins with, if anything.
 
     Attributes:
+      messages: what was said.
       read: tokens that were read, answers included.
 
     ConfigError for beams, or several answers.
@@ -43,54 +66,71 @@ class Chat:
         params,
         text,
         asked: Asked,
-        template: Template = TEMPLATE,
+        template=TEMPLATE,
         room: int = 2048,
+        system: str = "",
     ):
         if asked.checked().num_beams > 1 or asked.num_return_sequences > 1:
             raise ConfigError("a chat has one answer, and not of beams")
         if not model.causal:
             raise ConfigError("a bidirectional model goes on with no text")
-        room = min(room, model.positions or room)
+        self._room = min(room, model.positions or room)
         self._limit = model.positions
         self._model, self._params = model.unrolled(), model.unstack(params)
         self._text, self._asked, self._template = text, asked, template
-        seen = asked.repetition_penalty != 1
-        self._at = decode.start(self._model, self._params, 1, room, seen)
         self._step = decode.functions(self._model, asked.sampling.filters)[1]
-        self._end = ""
+        self.messages = [{"role": "system", "content": system}] if system else []
         self.read = 0
+        self._anew()
+
+    def _anew(self) -> None:
+        """Before any token."""
+        seen = self._asked.repetition_penalty != 1
+        self._at = decode.start(self._model, self._params, 1, self._room, seen)
+        self._said, self._position = "", 0
 
     def say(self, words: str) -> Iterator[str]:
         """The answer, in pieces as it is made; take all of them before the next turn.
 
-        ConfigError where the conversation passes learned positions.
+        ConfigError where the conversation passes learned positions, or the template
+        takes no such one.
         """
-        user, assistant, end = self._template
-        ids = self._text.encode(f"{self._end}{user}{words}{assistant}")
-        self._check(len(ids))
+        self.messages.append({"role": "user", "content": words})
+        whole = self._template.render(self.messages)
+        if not whole.startswith(self._said):
+            self._anew()
+        ids = self._text.encode(whole.removeprefix(self._said))
+        if not self._said and isinstance(self._template, Template):
+            ids = np.concatenate([np.array(self._text.begin, np.int32), ids])
+        self._count(len(ids))
         self._at = decode.extend(self._model, self._params, self._at, [ids])
-        self.read += len(ids)
         how = self._asked.sampling
+        made: list[int] = []
 
         def steps() -> Iterator[int]:
             for _ in range(self._asked.max_new_tokens):
-                self._check(1)
+                self._count(1)
                 (token,), self._at = self._step(
                     self._params, self._at, how.seed, how.temperature
                 )
-                self.read += 1
-                yield int(token)
+                made.append(int(token))
+                yield made[-1]
 
         answer = ""
         for piece in pieces(self._text, ids, steps(), self._asked):
             answer += piece
             yield piece
-        # An answer that a stop string ends may have its end already.
-        self._end = "" if answer.endswith(end) else end
+        ended = made[-1:] if made[-1] in self._asked.eos_token_id else []
+        ended = self._text.decode(ended).decode(errors="replace")
+        self._said = f"{whole}{answer}{ended}"
+        said = {"role": "assistant", "content": answer}
+        self.messages.append(said | ({"ended": ended} if ended else {}))
 
-    def _check(self, more: int) -> None:
-        if self._limit and self.read + more > self._limit:
+    def _count(self, more: int) -> None:
+        if self._limit and self._position + more > self._limit:
             raise ConfigError(
                 f"the conversation passes the model's {self._limit} learned positions: "
                 "begin a new one"
             )
+        self._position += more
+        self.read += more

@@ -23,20 +23,27 @@ def generate(model, params, text, prompts: list[str], asked: Asked) -> list[str]
     Bytes that are no UTF-8 become U+FFFD. A token that ends a text is not in it.
 
     Args:
-      text: what has `encode` and `decode`: a Corpus, or a lm.interop Text.
+      text: what has `encode`, `decode` and `begin`: a Corpus, or a lm.interop Text.
 
     Raises:
       ConfigError: a value of `asked` that means nothing, an empty prompt, or more
         tokens than learned positions.
     """
-    before = [text.encode(prompt) for prompt in prompts]
+    before = [prompt_ids(text, prompt) for prompt in prompts]
     found = continued(model, params, text, before, asked)
     whole = [
         np.concatenate([ids, _kept(new, asked)])
         for ids, several in zip(before, found, strict=True)
         for new in several
     ]
-    return [text.decode(ids).decode(errors="replace") for ids in whole]
+    n = len(text.begin)
+    return [text.decode(ids[n:]).decode(errors="replace") for ids in whole]
+
+
+def prompt_ids(text, prompt: str) -> np.ndarray:
+    """int32 [N]: after the ids that its tokenizer puts before any."""
+    begin = np.array(text.begin, np.int32)
+    return np.concatenate([begin, text.encode(prompt)])
 
 
 def continued(
@@ -100,7 +107,7 @@ def stream(model, params, text, prompt: str, asked: Asked) -> Iterator[str]:
     """
     if asked.checked().num_beams > 1 or asked.num_return_sequences > 1:
         raise ConfigError("only one continuation can be streamed, and not of beams")
-    before = text.encode(prompt)
+    before = prompt_ids(text, prompt)
     made = decode.steps(model, params, [before], _room(before, asked), asked.sampling)
     yield from pieces(text, before, (int(token) for (token,) in made), asked)
 

@@ -9,6 +9,7 @@ class.
 """
 
 from lm.interop.families import FAMILIES, family_of
+from lm.interop.folder import located
 from lm.interop.pretrained import (
     Pretrained,
     from_pretrained,
@@ -17,11 +18,13 @@ from lm.interop.pretrained import (
     save_pretrained,
 )
 from lm.interop.start import config_of, initial, is_pretrained
+from lm.interop.template import ChatTemplate, template_of
 from lm.interop.tokenizer import Marked, Text, ends_of, marked, tokenizer_of
 from lm.interop.torch_rnn import Names, from_torch, to_torch
 
 __all__ = [
     "FAMILIES",
+    "ChatTemplate",
     "Marked",
     "Names",
     "Pretrained",
@@ -34,9 +37,11 @@ __all__ = [
     "initial",
     "is_pretrained",
     "layout",
+    "located",
     "marked",
     "pooler",
     "save_pretrained",
+    "template_of",
     "to_torch",
     "tokenizer_of",
 ]

@@ -4,8 +4,17 @@ import math
 
 from lm import config as configs
 from lm.errors import ConfigError
-from lm.interop import bert, gpt2, gpt_neox, llama, mamba, recurrent_gemma
+from lm.interop import (
+    bert,
+    gpt2,
+    gpt_neox,
+    llama,
+    mamba,
+    olmo_hybrid,
+    recurrent_gemma,
+)
 from lm.interop.family import Family, differing
+from lm.interop.fields import shortest
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -15,10 +24,12 @@ FAMILIES: dict[str, Family] = {
         llama.LLAMA,
         llama.MISTRAL,
         llama.QWEN3,
+        llama.OLMO2,
         gpt_neox.GPT_NEOX,
         mamba.MAMBA,
         mamba.MAMBA2,
         recurrent_gemma.RECURRENT_GEMMA,
+        olmo_hybrid.OLMO_HYBRID,
     )
 }
 
@@ -26,6 +37,7 @@ FAMILIES: dict[str, Family] = {
 def family_of(config, vocab_size: int) -> tuple[Family, dict]:
     """The family that computes what our config says, and its fields."""
     ours = plain(configs.flatten(configs.resolve(config)))
+    ours |= {"model.pattern": shortest(ours["model.pattern"], ours["model.depth"])}
     nearest: tuple[str, list[str]] | None = None
     for family in FAMILIES.values():
         values = dict(family.used) | family.fields(ours) | {"vocab_size": vocab_size}

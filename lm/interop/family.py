@@ -63,6 +63,7 @@ class Family:
       head: the name of the head's tensor.
       outside: what names of tensors begin with that are not in the trunk.
       buffers: ends of names of what old files hold beside parameters.
+      aliases: (a part of a name that a file may have, that of `block`).
     """
 
     model_type: str
@@ -79,6 +80,7 @@ class Family:
     head: str = "lm_head.weight"
     buffers: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
 
     def full(self, name: str) -> str:
         """The name in a file of a tensor that `rest` names."""

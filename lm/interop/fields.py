@@ -1,6 +1,6 @@
 """Fields that families share, and what they are here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm.errors import ConfigError
@@ -24,6 +24,18 @@ def attention(**fields) -> dict[str, Any]:
     """Keys of a model all of whose layers are attention."""
     keys = {f"{ATTENTION}{name}": value for name, value in fields.items()}
     return {"model.pattern": ("attention",)} | keys
+
+
+def repeated(pattern: Sequence[str], depth: int) -> list[str]:
+    """The kind of each of `depth` layers."""
+    return [pattern[i % len(pattern)] for i in range(depth)]
+
+
+def shortest(pattern: Sequence[str], depth: int) -> tuple[str, ...]:
+    """The shortest pattern whose repeats are the same `depth` layers."""
+    kinds = repeated(pattern, depth)
+    tries = (kinds[:n] for n in range(1, depth))
+    return tuple(next((few for few in tries if repeated(few, depth) == kinds), kinds))
 
 
 def choice(name: str, value, choices: Mapping[Any, Any]):

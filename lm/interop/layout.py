@@ -14,24 +14,29 @@ class Tensor(NamedTuple):
     """names: of the file's tensors; read: those arrays -> ours; write: ours -> those.
 
     Both only move numbers, but for `shifted_norm`, so shapes follow from views of
-    nothing.
+    nothing. cut_anywhere: a file may have cut the first axis at other places.
     """
 
     names: tuple[str, ...]
     read: Callable[..., np.ndarray]
     write: Callable[[np.ndarray], Sequence[np.ndarray]]
+    cut_anywhere: bool = False
 
     def named(self, rename: Callable[[str], str]) -> "Tensor":
         """The same under other names."""
         return self._replace(names=tuple(map(rename, self.names)))
 
-    def shapes(self, ours: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """{name: shape} of the tensors that make a parameter of shape `ours`."""
+    def shapes(self, ours: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Those of the tensors that make a parameter of shape `ours`."""
         nothing = np.broadcast_to(np.float32(0), ours)
-        arrays = self.write(nothing)
-        return {
-            name: array.shape for name, array in zip(self.names, arrays, strict=True)
-        }
+        return [array.shape for array in self.write(nothing)]
+
+    def alike(self, shapes: Sequence, theirs: Sequence) -> bool:
+        """Whether these tensors make the parameter that those of `shapes` make."""
+        whole = lambda shapes: (sum(n for n, *_ in shapes), {x[1:] for x in shapes})
+        return shapes == theirs or (
+            self.cut_anywhere and all(theirs) and whole(shapes) == whole(theirs)
+        )
 
 
 Table = dict[str, Tensor]
@@ -51,9 +56,16 @@ def summed(first: str, second: str) -> Tensor:
     return Tensor((first, second), np.add, lambda x: (x, np.zeros_like(x)))
 
 
-def taps(name: str) -> Tensor:
-    """Of a depthwise torch.nn.Conv1d, [F, 1, W]; ours is [W, F]."""
-    return Tensor((name,), lambda x: x[:, 0].T, lambda x: (x.T[:, None],))
+def taps(*names: str, sizes: Sequence[int] = ()) -> Tensor:
+    """Of a depthwise torch.nn.Conv1d, [F, 1, W], or of several, whose features are
+    `sizes`, however transformers cuts them; ours is [W, F]."""
+    ends = np.cumsum(sizes)[:-1].astype(int)
+    return Tensor(
+        names,
+        lambda *parts: np.concatenate([x[:, 0].T for x in parts], -1),
+        lambda x: [part.T[:, None] for part in np.split(x, ends, -1)],
+        cut_anywhere=True,
+    )
 
 
 def joined(names: Sequence[str], sizes: Sequence[int], transpose: bool) -> Tensor:

@@ -1,4 +1,5 @@
-"""Llama (arXiv 2302.13971); Mistral and Qwen3, which differ in a field or two."""
+"""Llama (arXiv 2302.13971); Mistral, Qwen3 and OLMo 2 (arXiv 2501.00656), which differ
+in a field or two."""
 
 from lm.interop.family import Family
 from lm.interop.fields import (
@@ -17,7 +18,7 @@ def _head_width(c: dict) -> int:
     return c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
 
 
-def _llama_settings(c: dict) -> dict:
+def llama_settings(c: dict) -> dict:
     heads = c["num_attention_heads"]
     keys = attention(
         heads=heads,
@@ -38,7 +39,7 @@ def _llama_settings(c: dict) -> dict:
 
 
 def _mistral_settings(c: dict) -> dict:
-    return _llama_settings(c) | {f"{ATTENTION}window": c["sliding_window"]}
+    return llama_settings(c) | {f"{ATTENTION}window": c["sliding_window"]}
 
 
 def _qwen3_settings(c: dict) -> dict:
@@ -46,10 +47,21 @@ def _qwen3_settings(c: dict) -> dict:
     choice("use_sliding_window", window, {None: True})
     kinds = tuple(sorted(set(c["layer_types"] or ("full_attention",))))
     choice("layer_types", kinds, {("full_attention",): True})
-    return _llama_settings(c) | {f"{ATTENTION}qk_norm": "rms_head"}
+    return llama_settings(c) | _qk_norm(c, "rms_head")
 
 
-def _llama_fields(m: dict) -> dict:
+def _qk_norm(c: dict, kind: str) -> dict:
+    return {
+        f"{ATTENTION}qk_norm": kind,
+        f"{ATTENTION}qk_norm_eps": c["rms_norm_eps"],
+    }
+
+
+def olmo2_settings(c: dict) -> dict:
+    return llama_settings(c) | _qk_norm(c, "rms_all") | {"model.block": "olmo"}
+
+
+def llama_fields(m: dict) -> dict:
     heads = m.get(f"{ATTENTION}heads") or 1
     return {
         "hidden_size": m["model.width"],
@@ -95,6 +107,15 @@ def _qwen3_block(c: dict) -> Table:
     )
 
 
+def olmo2_block(c: dict) -> Table:
+    """Its norms are of what attention and the MLP give."""
+    return (
+        _qwen3_block(c)
+        | norm("mixer_norm", "post_attention_layernorm")
+        | norm("mlp_norm", "post_feedforward_layernorm")
+    )
+
+
 _LLAMA_USED = {
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -124,7 +145,7 @@ def _llama(model_type: str, architecture: str, settings, block, used, **more) ->
         free=frozenset(("max_position_embeddings", "attention_dropout"))
         | more.get("free", set()),
         settings=settings,
-        fields=lambda m: {k: v for k, v in _llama_fields(m).items() if k in names},
+        fields=lambda m: {k: v for k, v in llama_fields(m).items() if k in names},
         block=block,
         rest=lambda c: {
             "embedding": same("embed_tokens.weight"),
@@ -137,7 +158,7 @@ def _llama(model_type: str, architecture: str, settings, block, used, **more) ->
 LLAMA = _llama(
     "llama",
     "LlamaForCausalLM",
-    _llama_settings,
+    llama_settings,
     _llama_block,
     {"attention_bias": False, "mlp_bias": False},
     fixed={"sliding_window": (None,)},
@@ -165,6 +186,13 @@ QWEN3 = _llama(
         "use_sliding_window": False,
         "layer_types": None,
     },
-    fixed={"rms_norm_eps": (1e-6,)},  # that of the norms of queries and keys
     free={"max_window_layers"},
+)
+OLMO2 = _llama(
+    "olmo2",
+    "Olmo2ForCausalLM",
+    olmo2_settings,
+    olmo2_block,
+    {"vocab_size": 50304, "rms_norm_eps": 1e-5, "attention_bias": False},
+    fixed={"sliding_window": (None,)},
 )

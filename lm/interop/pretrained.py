@@ -15,6 +15,7 @@ from lm.interop import folder
 from lm.interop.families import FAMILIES, family_of
 from lm.interop.family import Family
 from lm.interop.layout import Tensor, same
+from lm.mixers import MIXERS
 from lm.parameters import by_path, paths
 
 SHARD_BYTES = 5_000_000_000
@@ -146,7 +147,9 @@ def save_pretrained(
                 parts = tensor.write(np.asarray(leaf, np.float32))
                 yield from zip(tensor.names, parts, strict=True)
 
-    config = fields | values | {"dtype": "float32"}
+    # transformers has defaults for these, which are of other vocabularies.
+    no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    config = fields | values | no_ids | {"dtype": "float32"}
     folder.write(Path(target), config, arrays(), shard_bytes)
     return family.model_type
 
@@ -157,6 +160,7 @@ def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Ten
     if not model.tied:
         head = same(family.head)
     block, found = family.block(values), {}
+    kinds = {kind: name for name, kind in MIXERS.items()}
     for path in by_path(count.abstract_params(model)):
         top, _, inner = path.partition("/")
         if path == "head_kernel":
@@ -172,7 +176,8 @@ def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Ten
                 j = int(top.removeprefix("tail_block_"))
                 layers = [len(model.pattern) * model.repeats + j]
             pattern = f"{family.trunk}{family.layer}"
-            table = block.get(model.layers[layers[0]], block)  # of this kind of layer
+            kind = type(model.mixer(model.layers[layers[0]]))
+            table = block.get(kinds[kind], block)
             found[path] = [
                 table[inner].named(functools.partial(pattern.format, i)) for i in layers
             ]
@@ -182,9 +187,13 @@ def layout(family: Family, values: dict, model: models.LM) -> dict[str, list[Ten
 def _renamed(family: Family, shapes: dict, wanted: set[str]) -> dict[str, str]:
     """{full name: the file's name}, without buffers and a tied head, if not wanted."""
     unneeded, names = (family.head, *family.buffers), {}
-    for name in shapes:
-        whole = family.trunk and name.startswith(family.trunk)
-        full = name if whole else family.full(name)
+    whole = lambda name: family.trunk and name.startswith(family.trunk)
+    fulls = {name if whole(name) else family.full(name): name for name in shapes}
+    lacking = wanted - fulls.keys()
+    for full, name in fulls.items():
+        if full not in wanted:
+            others = (full.replace(*alias) for alias in family.aliases)
+            full = next((other for other in others if other in lacking), full)
         if full in wanted or not name.endswith(unneeded):
             names[full] = name
     return names
@@ -193,20 +202,24 @@ def _renamed(family: Family, shapes: dict, wanted: set[str]) -> dict[str, str]:
 def _mismatches(tensors, model, shapes: dict, names: dict[str, str]) -> list[str]:
     """What is wrong with a file's tensors, a line each."""
     abstract = by_path(count.abstract_params(model))
-    wanted: dict[str, tuple[int, ...]] = {}
+    found = {name: shapes[file_name] for name, file_name in names.items()}
+    wanted, problems = set(), []
     for path, layers in tensors.items():
-        stacked = path.startswith("units/")
-        shapes_of_one = layers[0].shapes(abstract[path].shape[stacked:]).values()
+        needed = layers[0].shapes(abstract[path].shape[path.startswith("units/") :])
         for tensor in layers:
-            wanted |= zip(tensor.names, shapes_of_one, strict=True)
-    problems = [f"missing: {name}" for name in wanted if name not in names]
+            wanted |= set(tensor.names)
+            there = [found.get(name) for name in tensor.names]
+            if tensor.alike(needed, there):
+                continue
+            for name, shape, other in zip(tensor.names, needed, there, strict=True):
+                if other is None:
+                    problems.append(f"missing: {name}")
+                elif other != shape:
+                    problems.append(
+                        f"{names[name]} is {list(other)}, and config.json makes it "
+                        f"{list(shape)}"
+                    )
     problems += [f"surplus: {names[name]}" for name in names if name not in wanted]
-    for name in wanted.keys() & names.keys():
-        if shapes[names[name]] != wanted[name]:
-            problems.append(
-                f"{names[name]} is {list(shapes[names[name]])}, and config.json makes "
-                f"it {list(wanted[name])}"
-            )
     return sorted(problems)
 
 

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 
 from lm.errors import ConfigError
 from lm.interop.family import Family, words
-from lm.interop.fields import ATTENTION, attention, choice, rope, rope_fields, rotary
+from lm.interop.fields import (
+    ATTENTION,
+    attention,
+    choice,
+    rope,
+    rope_fields,
+    rotary,
+    shortest,
+)
 from lm.interop.layout import (
     Table,
     by_heads,
@@ -26,10 +34,10 @@ def _scale(width: int) -> float:
 
 
 def _pattern(c: dict) -> tuple[str, ...]:
-    """Our names of a repeat of layers."""
+    """Our names of a repeat of layers, as short as it can be."""
     kinds = c["block_types"] or ("recurrent", "recurrent", "attention")
     names = tuple(choice("block_types", kind, KINDS) for kind in kinds)
-    return names[: c["num_hidden_layers"]]
+    return shortest(names, c["num_hidden_layers"])
 
 
 def _settings(c: dict) -> dict:

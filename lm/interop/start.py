@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from lm import config as configs
+from lm.data.tokenizers import from_file
 from lm.errors import ConfigError
 from lm.interop import folder
 from lm.interop.families import plain
@@ -24,22 +25,37 @@ def config_of(source: str | Path) -> configs.ConfigDict:
     architecture and tokenizer, all else as in configs/base.py.
 
     Raises:
-      ConfigError: as of from_pretrained, and a folder without a tokenizer in one file.
+      ConfigError: as of from_pretrained, and a folder without a tokenizer in one file
+        that leaves texts as they are.
     """
     path, family, values, problems = fields_of(source)
     if problems:
         raise ConfigError(f"{path}: {'; '.join(problems)}")
-    files = (path / name for name in ("tokenizer.json", *PIECES))
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise ConfigError(
-            f"{path} has neither tokenizer.json nor {PIECES[0]}: write its tokenizer "
-            "in one file, as save_pretrained of transformers does"
-        )
+    file = _tokenizer_file(path)
     config = family.config(values)
     config.data.update(tokenizer="file", tokenizer_path=str(file))
     config.train.init_from = str(path)
     return config
+
+
+def _tokenizer_file(path: Path) -> Path:
+    """The first that a corpus can be read by: Llama 2's tokenizer.json changes texts,
+    and the SentencePiece model beside it need not."""
+    names = ("tokenizer.json", *PIECES)
+    files = [path / name for name in names if (path / name).is_file()]
+    if not files:
+        raise ConfigError(
+            f"{path} has neither {' nor '.join(names[:2])}: write its tokenizer in one "
+            "file, as save_pretrained of transformers does"
+        )
+    problems = []
+    for file in files:
+        try:
+            from_file(configs.ConfigDict({"tokenizer_path": str(file)}), path, None)
+            return file
+        except ConfigError as error:
+            problems.append(str(error))
+    raise ConfigError("; ".join(problems))
 
 
 def is_pretrained(source: str | Path) -> bool:

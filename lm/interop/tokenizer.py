@@ -11,15 +11,20 @@ from lm.data.pieces import Pieces
 from lm.data.tokenizers import Bytes, Tokenizer
 from lm.errors import ConfigError
 from lm.interop.folder import json_of
+from lm.interop.prompts import Prompts, special
 
 END = "<|endoftext|>"  # of GPT-2: a token that no text is made of
 PIECES = ("tokenizer.model", "spiece.model")
 
 
 class Text(NamedTuple):
-    """Prompts in and text out, as lm.data.Corpus has them, of a tokenizer alone."""
+    """Prompts in and text out, as lm.data.Corpus has them, of a tokenizer alone.
 
-    tokenizer: Tokenizer
+    begin: ids that stand before a prompt, as transformers puts them there.
+    """
+
+    tokenizer: Tokenizer | Prompts
+    begin: tuple[int, ...] = ()
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """int32 [N]."""
@@ -34,15 +39,20 @@ class Text(NamedTuple):
 def tokenizer_of(folder: str | Path) -> Text:
     """tokenizer.json; else vocab.json and merges.txt of GPT-2; else SentencePiece.
 
-    ConfigError for a folder without them, and for a tokenizer that changes its text.
+    The first two give the ids that transformers does. Of a SentencePiece model alone
+    nothing is done that would change a text, as a space put before it.
+
+    ConfigError for a folder without them.
     """
     folder = Path(folder)
-    path = folder / "tokenizer.json"
+    content, path, merges = None, folder / "tokenizer.json", folder / "merges.txt"
     if path.is_file():
-        return Text(ByteLevelBPE(_text(path), str(path)))
-    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    if vocabulary.is_file() and merges.is_file():
-        return Text(ByteLevelBPE(_of_gpt2(vocabulary, merges), str(vocabulary)))
+        content = _text(path)
+    elif (path := folder / "vocab.json").is_file() and merges.is_file():
+        content = _of_gpt2(path, merges)
+    if content is not None:
+        made = Prompts(content, str(path))
+        return Text(made, made.begin)
     for name in PIECES:
         if (folder / name).is_file():
             return Text(Pieces((folder / name).read_bytes(), str(folder / name)))
@@ -90,10 +100,8 @@ def marked(folder: str | Path) -> Marked:
     path, vocabulary = folder / "tokenizer.json", folder / "vocab.txt"
     if not path.is_file() and not vocabulary.is_file():
         raise ConfigError(f"{folder} has no tokenizer: no tokenizer.json, no vocab.txt")
-    settings = folder / "tokenizer_config.json"
-    stored = json_of(settings) if settings.is_file() else {}
-    mask = stored.get("mask_token", "[MASK]")
-    mask = mask.get("content") if isinstance(mask, dict) else mask
+    stored = settings_of(folder)
+    mask = special({"mask_token": "[MASK]"} | stored, "mask_token")
     try:
         if path.is_file():
             made = Tokenizer.from_str(_text(path))
@@ -107,6 +115,12 @@ def marked(folder: str | Path) -> Marked:
     if mask is not None and made.token_to_id(mask) is None:
         mask = None
     return Marked(made, mask)
+
+
+def settings_of(folder: Path) -> dict:
+    """tokenizer_config.json, or nothing."""
+    path = folder / "tokenizer_config.json"
+    return json_of(path) if path.is_file() else {}
 
 
 def ends_of(folder: str | Path) -> tuple[int, ...]:

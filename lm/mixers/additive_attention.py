@@ -25,6 +25,7 @@ class AdditiveAttention(Mixer):
     chunk: int | None = None
     bias: bool = False
 
+    norm_after = True
     parameter_kinds = ((r"/score_kernel$", "vector"),)
 
     @property

@@ -27,7 +27,8 @@ class Attention(Mixer):
     first, that turns. rope_scaling: (factor,), or Llama 3's (factor, low, high,
     original context), for contexts beyond training's; see ops.attention.frequencies.
     qk_norm: RMSNorm of queries and keys before their positions, "rms_head" of each head
-    with scales that heads share (Qwen3), "rms_all" over all heads (OLMo 2).
+    with scales that heads share (Qwen3), "rms_all" over all heads (OLMo 2);
+    qk_norm_eps: what they add to the mean square.
     scale: of the products q k, by default K^-1/2. soft_cap: c of c tanh(logits / c)
     (Gemma 2, arXiv 2408.00118). sinks: a learned logit a head that takes part in the
     softmax without a value (gpt-oss, arXiv 2508.10925).
@@ -49,6 +50,7 @@ class Attention(Mixer):
     rope_fraction: float = 1.0
     rope_scaling: tuple[float, ...] = ()
     qk_norm: str = "none"
+    qk_norm_eps: float = 1e-6
     scale: float | None = None
     soft_cap: float | None = None
     sinks: bool = False
@@ -59,6 +61,7 @@ class Attention(Mixer):
     output_bias: bool | None = None
     dropout: float = 0.0
 
+    norm_after = True
     choices = {
         "position": ("rope", "rope_interleaved", "alibi", "none"),
         "qk_norm": ("none", "rms_head", "rms_all"),
@@ -126,7 +129,9 @@ class Attention(Mixer):
         shape = x_BxTxHxK.shape
         if self.qk_norm == "rms_all":
             x_BxTxHxK = x_BxTxHxK.reshape(*shape[:2], -1)
-        return layers.RMSNorm(name=name)(x_BxTxHxK, seq).reshape(shape)
+        return layers.RMSNorm(self.qk_norm_eps, name=name)(x_BxTxHxK, seq).reshape(
+            shape
+        )
 
     def _placed(self, x_BxTxHxK, seq: Sequence):
         if not self.position.startswith("rope"):

@@ -25,6 +25,7 @@ class Mixer(nn.Module):
         that are another kind to Muon than their names say; see lm/parameters.py.
       choices: field -> its valid names, for fields that name something.
       up_project: whether the xLSTM block widens the model around it.
+      norm_after: whether the OLMo block norms what it gives, not what it reads.
       causal: False where y_t depends on x after t: such a mixer goes on from nothing.
     """
 
@@ -36,6 +37,7 @@ class Mixer(nn.Module):
     parameter_kinds: ClassVar[tuple[tuple[str, str], ...]] = ()
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     up_project: ClassVar[bool] = False
+    norm_after: ClassVar[bool] = False
     causal = True
 
     def __call__(self, x_BxTxD, seq: Sequence, state, carry):
