@@ -318,9 +318,9 @@ def test_a_chat_by_a_template_of_jinja(pattern, told):
     source = (
         MARKED if told == "as said" else MARKED.replace("content }}", "content[:2] }}")
     )
-    template = interop.ChatTemplate(source, "x", {"eos_token": "h"})
+    template = interop.ChatTemplate(source, "x", {"eos_token": "g"})
     asked = Asked(
-        max_new_tokens=8, temperature=3.0, seed=3, eos_token_id=(letters.find("h"),)
+        max_new_tokens=8, temperature=3.0, seed=3, eos_token_id=(letters.find("g"),)
     )
     chat = generate.Chat(model, params, text, asked, template, room=128, system="be")
     turns, ends = ["hi", "", "gggg", "di", "s", "da"], set()
@@ -330,8 +330,8 @@ def test_a_chat_by_a_template_of_jinja(pattern, told):
         ((want,),) = generate.continued(
             model, params, text, [text.encode(whole)], asked
         )
-        ended = bool(want[-1] == letters.find("h"))
-        assert text.decode(want).decode() == answer + "h" * ended
+        ended = bool(want[-1] == letters.find("g"))
+        assert text.decode(want).decode() == answer + "g" * ended
         ends.add(ended)
         if told == "as said":
             assert chat.read == len(whole) + len(want)
