@@ -3,7 +3,7 @@
 OLMo 2 (arXiv 2501.00656): Llama whose norms are of what attention and the MLP give, and
 of all queries and all keys.
 
-X bits per byte of test text, with Y parameters.
+2.38 bits per byte of test text, with 0.41M parameters.
 """
 
 from configs import base

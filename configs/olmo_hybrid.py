@@ -3,7 +3,7 @@
 OLMo Hybrid: three layers of Gated DeltaNet (arXiv 2412.06464), with eigenvalues down to
 -1 (arXiv 2411.12537), to one of OLMo 2's attention, here without positions.
 
-X bits per byte of test text, with Y parameters.
+2.23 bits per byte of test text, with 0.40M parameters.
 """
 
 from configs import base

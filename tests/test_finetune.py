@@ -1,6 +1,8 @@
 """A pretrained model trained further: what a run starts from, and what comes out."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +102,20 @@ def test_what_was_tuned_is_better_and_goes_back_to_transformers(folders, tmp_pat
     with torch.no_grad():
         want = reference(torch.from_numpy(ids[None].astype(np.int64))).logits[0]
     np.testing.assert_allclose(_logits(opened, ids), want.numpy(), atol=1e-3)
+
+
+def test_the_tokenizer_is_one_that_leaves_texts_as_they_are(folders, tmp_path):
+    """As of Llama 2, whose two files are of one vocabulary."""
+    chosen = lambda: Path(interop.config_of(tmp_path).data.tokenizer_path).name
+    shutil.copytree(folders["llama"], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.model").write_bytes(b"pieces")
+    assert chosen() == "tokenizer.json"
+    path = tmp_path / "tokenizer.json"
+    spec = json.loads(path.read_text()) | {"normalizer": {"type": "Lowercase"}}
+    path.write_text(json.dumps(spec))
+    assert chosen() == "tokenizer.model"
+    (tmp_path / "tokenizer.model").unlink()
+    assert chosen() == "tokenizer.json"  # the data says what is wrong with it
 
 
 def test_a_start_that_does_not_fit_is_refused_by_name(folders, tmp_path):

@@ -25,8 +25,7 @@ def config_of(source: str | Path) -> configs.ConfigDict:
     architecture and tokenizer, all else as in configs/base.py.
 
     Raises:
-      ConfigError: as of from_pretrained, and a folder without a tokenizer in one file
-        that leaves texts as they are.
+      ConfigError: as of from_pretrained, and a folder without a tokenizer in one file.
     """
     path, family, values, problems = fields_of(source)
     if problems:
@@ -48,14 +47,16 @@ def _tokenizer_file(path: Path) -> Path:
             f"{path} has neither {' nor '.join(names[:2])}: write its tokenizer in one "
             "file, as save_pretrained of transformers does"
         )
-    problems = []
-    for file in files:
-        try:
-            from_file(configs.ConfigDict({"tokenizer_path": str(file)}), path, None)
-            return file
-        except ConfigError as error:
-            problems.append(str(error))
-    raise ConfigError("; ".join(problems))
+    return next(filter(_leaves_texts, files[:-1]), files[-1])
+
+
+def _leaves_texts(file: Path) -> bool:
+    """Whether a corpus can be read by a tokenizer, which then says nothing against."""
+    try:
+        from_file(configs.ConfigDict({"tokenizer_path": str(file)}), file.parent, None)
+    except ConfigError:
+        return False
+    return True
 
 
 def is_pretrained(source: str | Path) -> bool:
