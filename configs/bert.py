@@ -5,6 +5,10 @@ each residual sum, learned positions, and whole words of the text masked. Then
 
     python run.py fill --workdir=runs/bert --text="And God [MASK] the light"
 
+Of the masked tokens of test text it tells 29 % after its 3,500 updates, ten minutes on
+two cores of an AMD EPYC; for the first 1,000 it learns little but how frequent tokens
+are, 15 % of validation text.
+
 `configs/bert.py:base` is the published size, 110M parameters with BERT's own 30,522
 tokens, which are another text's: give data.corpus and a tokenizer. Left out: a second
 sentence and whether it follows, which RoBERTa (arXiv 1907.11692) found to be of no use.
@@ -16,7 +20,7 @@ from configs import base
 def get_config(size: str = "tiny"):
     # size: depth, width, heads, context, rows, updates, lr, tokens of BPE
     sizes = {
-        "tiny": (3, 96, 3, 64, 64, 1_000, 4e-3, 1024),
+        "tiny": (3, 96, 3, 64, 64, 3_500, 4e-3, 1024),
         "base": (12, 768, 12, 512, 256, 1_000_000, 1e-4, 30_522),
     }
     if size not in sizes:

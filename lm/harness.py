@@ -42,7 +42,8 @@ class Adapter(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        return self.opened.text.begin[-1] if self.opened.text.begin else self._end
+        bos = self.opened.text.bos
+        return self._end if bos is None else bos
 
     def tok_encode(self, string: str, add_special_tokens=None, **_) -> list[int]:
         text = self.opened.text

@@ -341,6 +341,17 @@ def test_a_chat_by_a_template_of_jinja(pattern, told):
         assert chat.read > len(whole) + len(want)
 
 
+def test_a_turn_that_is_refused_leaves_no_trace():
+    model, params = subject(("lstm",), 2)
+    source = "{% for m in messages %}{% if m.content == 'bad' %}"
+    source += "{{ raise_exception('no') }}{% endif %}{{ m.content }}{% endfor %}"
+    template = interop.ChatTemplate(source, "x", {})
+    chat = generate.Chat(model, params, TEXT, Asked(max_new_tokens=3), template)
+    with pytest.raises(ConfigError, match="x takes no such conversation: no"):
+        list(chat.say("bad"))
+    assert "".join(chat.say("good")) and len(chat.messages) == 2
+
+
 def test_a_chat_ends_with_learned_positions():
     model, _ = language_model(("attention",), 1, position="learned")
     asked = Asked(max_new_tokens=100, seed=1)

@@ -9,11 +9,17 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tokenizers import ByteLevelBPETokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+)
 
 from lm import cli, generate, harness, train
 from lm.errors import ConfigError
 from tests import trained
+from tests.learnt import byte_level
 
 END = "<|endoftext|>"
 ROWS = [
@@ -121,6 +127,33 @@ def test_gpt2_has_the_figures_that_the_harness_gives_transformers(gpt2, peer, ta
             if isinstance(value, float):
                 assert found[name][metric] == pytest.approx(value, rel=1e-4), metric
     assert found["choose"]["acc,none"] in (0, 0.25, 0.5, 0.75, 1)
+
+
+@pytest.mark.parametrize("put", [True, False])
+def test_a_mark_of_begin_is_where_the_harness_has_it(gpt2, tmp_path, put):
+    """Before every text where the tokenizer puts it there, else before an empty one."""
+    marks = {"bos_token": "<s>", "eos_token": "</s>"}
+    made = PreTrainedTokenizerFast(tokenizer_object=byte_level(begin=put), **marks)
+    made.save_pretrained(tmp_path)
+    config = GPT2Config(
+        vocab_size=len(made), n_positions=96, n_embd=24, n_head=3, n_layer=2
+    )
+    config.bos_token_id, config.eos_token_id = 0, 1
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn(p.shape))
+    model.save_pretrained(tmp_path)
+    reference = AutoTokenizer.from_pretrained(tmp_path)
+    peer = HFLM(pretrained=model, tokenizer=reference, batch_size=1, max_length=96)
+    ours = harness.Adapter(generate.opened(pretrained=str(tmp_path)))
+    pairs = [(row["q"], row["choices"][0]) for row in ROWS] + [("<s>it", " is")]
+    found = [log_p for log_p, _ in ours.loglikelihood(ask(*pairs))]
+    want = [log_p for log_p, _ in peer.loglikelihood(ask(*pairs))]
+    assert found == pytest.approx(want, rel=1e-4)
+    texts = [("the quick brown fox",), ("it is so long",)]
+    rolled = ours.loglikelihood_rolling(ask(*texts))
+    assert rolled == pytest.approx(peer.loglikelihood_rolling(ask(*texts)), rel=1e-4)
 
 
 def test_each_request_has_the_answer_of_transformers(gpt2, peer):

@@ -284,7 +284,7 @@ def other(value):
     if isinstance(value, float):
         return [value * 3 + 0.25]
     if isinstance(value, str):
-        return ["relu"]
+        return ["relu", "gelu_pytorch_tanh"]
     if isinstance(value, list) and value and isinstance(value[0], float):
         return [[0.05, 0.1]]
     if isinstance(value, dict):
@@ -451,6 +451,32 @@ def test_names_of_a_bare_model_and_buffers_of_old_files(saved, tmp_path):
     save_file(bare, made / "model.safetensors")
     _, model, params, _ = interop.from_pretrained(made)
     near(ours(model, params), theirs(reference))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rope_theta": None},
+        {"rope_parameters": None, "rope_theta": None},
+        {"rope_parameters": {"rope_type": "default"}, "rope_theta": None},
+        {"rope_parameters": {"rope_type": None, "rope_theta": None}},
+        {},
+    ],
+)
+def test_a_null_base_of_rope_is_none_and_an_absent_one_is_the_default(
+    saved, tmp_path, given
+):
+    """Of OLMo Hybrid, as its converter and transformers write it."""
+    reference, folder = saved("olmo_hybrid")
+    made = copied(folder, tmp_path)
+    stored = json.loads((made / "config.json").read_text())
+    del stored["rope_parameters"]
+    (made / "config.json").write_text(json.dumps(stored | given))
+    want = by_transformers(made, reference)
+    config, model, params, _ = interop.from_pretrained(made)
+    near(ours(model, params), want)
+    placed = config.model.mixers.attention.position
+    assert placed == ("none" if given else "rope")
 
 
 def test_names_and_cuts_that_transformers_gives_or_takes(saved, tmp_path):

@@ -1,24 +1,18 @@
 """Prompts and chat templates as transformers reads them."""
 
+import fnmatch
 import io
 import json
 import re
 import sys
 
+import jax
 import numpy as np
 import pytest
-import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import (
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import normalizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -27,78 +21,19 @@ from transformers import (
 )
 
 from lm import cli, generate, interop, scores
+from lm import model as models_of
 from lm.errors import ConfigError
-from lm.generate import Asked
-from tests import trained
-
-WORDS = trained.TEXT.decode() + "It's 12 o'clock, naïve café: 漢字 漢字!\n\n  x"
-MARKS = ["<s>", "</s>", "<unk>", "<|user|>"]
-
-
-def byte_level(normalizer=None, begin=False):
-    """As of Qwen 3 and Llama 3."""
-    made = tokenizers.Tokenizer(models.BPE())
-    made.normalizer = normalizer
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=330,
-        special_tokens=MARKS,
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    return _learnt(made, trainer, begin)
-
-
-def byte_fallback(begin=True):
-    """As of Llama 2, Mistral and Gemma: pieces with their spaces, else bytes."""
-    made = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    made.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    made.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=140, special_tokens=MARKS, show_progress=False
-    )
-    spec = json.loads(_learnt(made, trainer, begin).to_str())
-    vocabulary = spec["model"]["vocab"]
-    vocabulary |= {f"<0x{i:02X}>": len(vocabulary) + i for i in range(256)}
-    return tokenizers.Tokenizer.from_str(json.dumps(spec))
-
-
-def unigram():
-    """As of T5 and XLNet: pieces, a space before the text, no bytes."""
-    made = tokenizers.Tokenizer(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=120, special_tokens=MARKS, unk_token="<unk>", show_progress=False
-    )
-    return _learnt(made, trainer, False)
-
-
-def _learnt(made, trainer, begin):
-    made.train_from_iterator([WORDS] * 9, trainer)
-    if begin:
-        made.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))]
-        )
-    return made
-
+from lm.generate import Asked, decode
+from tests.learnt import byte_fallback, byte_level, unigram
+from tests.subjects import language_model
 
 KINDS = {
     "byte_level": byte_level,
     "nfc": lambda: byte_level(normalizers.NFC()),
     "begin": lambda: byte_level(begin=True),
     "byte_fallback": byte_fallback,
+    "llama": byte_fallback,
+    "llama_legacy": byte_fallback,
     "unigram": unigram,
 }
 
@@ -115,6 +50,13 @@ def saved(tmp_path_factory):
             PreTrainedTokenizerFast(
                 tokenizer_object=KINDS[name](), **marks
             ).save_pretrained(folder)
+            if name.startswith("llama"):
+                path = folder / "tokenizer_config.json"
+                stored = json.loads(path.read_text()) | {
+                    "tokenizer_class": "LlamaTokenizer",
+                    "legacy": name == "llama_legacy",
+                }
+                path.write_text(json.dumps(stored))
             made[name] = AutoTokenizer.from_pretrained(folder), folder
         return made[name]
 
@@ -232,7 +174,7 @@ def test_a_prompt_is_continued_as_transformers_does(llama, name, capsys):
     assert cli.main(argv) == 0
     said = capsys.readouterr().out
     # Where bytes are no UTF-8, tokenizers drops those beside them too.
-    assert said.removesuffix("\n") == want or name == "byte_fallback"
+    assert said.removesuffix("\n") == want or "\ufffd" in want
     assert cli.main([*argv, "--stream"]) == 0
     assert capsys.readouterr().out == said
 
@@ -276,7 +218,8 @@ TRICKS = """{%- set ns = namespace(seen=false) -%}
     {%- endif %}
 {% endfor -%}
 {% if tools %}{{ raise_exception('no tools') }}{% endif -%}
-{{ strftime_now('%Y') }} {{ dict(a=1).a }} A:"""
+{% if tools is not none or documents is not none %}{{ tools | tojson }}{% endif -%}
+{{ strftime_now('%Y') }} {{ dict(a=1).a }} {{ dict.fromkeys([1]) }} A:"""
 SAID = st.text(st.characters(codec="utf-8"), max_size=12)
 
 
@@ -336,6 +279,73 @@ def test_a_template_that_reaches_too_far_is_refused_by_its_file(source, words):
     with pytest.raises(ConfigError, match=f"^file.*{re.escape(words)}"):
         made = interop.ChatTemplate(source, "file", {})
         made.render([{"role": "user", "content": "x"}])
+
+
+def test_marks_are_those_that_transformers_takes(saved, tmp_path):
+    """special_tokens_map.json is of old files, without added_tokens_decoder."""
+    _, folder = saved("byte_level")
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
+    (tmp_path / "chat_template.jinja").write_text("{{ eos_token }}")
+    for more in ({}, {"added_tokens_decoder": {}}):
+        stored = {"eos_token": "<|user|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(stored | more))
+        reference = AutoTokenizer.from_pretrained(tmp_path)
+        say = [{"role": "user", "content": "x"}]
+        want = reference.apply_chat_template(say, tokenize=False)
+        assert interop.template_of(tmp_path).render(say) == want
+    assert want == "<|user|>"
+
+
+def test_files_of_a_template_that_are_none_are_named(tmp_path):
+    def refused(words):
+        with pytest.raises(ConfigError, match=words):
+            interop.template_of(tmp_path)
+
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text('{"bos_token": false}')
+    refused("bos_token=False is no text")
+    settings.write_text('{"chat_template": ["a"]}')
+    refused("no default")
+    settings.write_text('{"chat_template": 3}')
+    refused("chat_template is no text")
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    refused("chat_template.jinja is not UTF-8")
+
+
+def test_a_name_on_the_hub_brings_every_file_that_is_read():
+    named = ["chat_template.jinja", "vocab.txt", "tokenizer.model", "merges.txt"]
+    named += ["config.json", "model-00001-of-00002.safetensors"]
+    for name in named:
+        assert any(fnmatch.fnmatch(name, each) for each in interop.folder.WANTED)
+    assert not any(fnmatch.fnmatch("model.bin", each) for each in interop.folder.WANTED)
+
+
+@pytest.mark.parametrize("name", ["byte_fallback", "llama", "unigram", "begin"])
+def test_a_chat_reads_the_ids_of_its_transcript(saved, name):
+    """No space comes before what is new, of a tokenizer that puts one before a text."""
+    reference, folder = saved(name)
+    text = interop.tokenizer_of(folder)
+    _, config = language_model(("lstm",), 1)
+    model = models_of.build(config, text.tokenizer.vocab_size)
+    params = jax.jit(model.initial_params)(0)
+    template, asked = generate.Template(), Asked(max_new_tokens=1, do_sample=False)
+    chat = generate.Chat(model, params, text, asked, template)
+    read, extend = [], decode.extend
+
+    def spy(model, params, at, texts):
+        read.append(texts[0].tolist())
+        return extend(model, params, at, texts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "extend", spy)
+        answer = "".join(chat.say("the quick"))
+        whole = template.render(chat.messages[:-1])
+        assert read[0] == reference(whole).input_ids
+        said = text.encode(whole + answer).tolist()
+        "".join(chat.say("fox"))
+    whole = template.render(chat.messages[:-1])
+    assert said + read[1] == text.encode(whole).tolist()
 
 
 def test_the_command_takes_the_folders_template(llama, monkeypatch, capsys):

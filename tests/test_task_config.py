@@ -155,7 +155,8 @@ def test_a_run_on_text_has_the_fingerprint_that_it_had_before_there_were_tasks()
     kept = {k: v for k, v in configs.flatten(text).items() if configs.changes_result(k)}
     later = "conv_width token_types embedding_norm output_layer output_bias "
     later += "embedding_scale logit_cap mixers.attention.output_bias "
-    later += "mixers.attention.causal mixers.attention.rope_scaling"
+    later += "mixers.attention.causal mixers.attention.rope_scaling "
+    later += "mixers.attention.qk_norm_eps"
     for name in later.split():  # and every key to come
         del kept[f"model.{name}"]
     for name in ("source", "target", "dialogue"):

@@ -271,7 +271,6 @@ def test_min_count_and_vocab_size(tmp_path):
 def test_learning_again_elsewhere_gives_the_same(tmp_path):
     code = """
 import sys
-import unicodedata
 from pathlib import Path
 from lm.data import prepare
 from tests.corpora import config
@@ -325,7 +324,7 @@ def test_nfc_is_left_out_and_the_text_stays_as_it_is(text):
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.normalizer = tokenizers.normalizers.NFC()
     ours = bpe.ByteLevelBPE(model.to_str())
-    assert ours.content == model.to_str()
+    assert json.loads(ours.content) == json.loads(model.to_str())
     for words in (text, "cafe\u0301", unicodedata.normalize("NFC", text)):
         ids = ours.encode(words.encode()).ids
         assert ours.decode(ids) == words.encode()

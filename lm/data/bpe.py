@@ -56,7 +56,7 @@ class ByteLevelBPE:
                 "tokenizer changes text, and bits per byte of it would mean nothing; "
                 "give another, or learn one with data.tokenizer=bpe"
             )
-        self.content = content
+        self._normalizer = json.loads(content).get("normalizer")
         self._model = Tokenizer.from_str(json.dumps(spec))
         self._model.no_truncation()
         self._model.no_padding()
@@ -98,6 +98,12 @@ class ByteLevelBPE:
 
     def decode(self, ids) -> bytes:
         return joined(self._bytes, ids)
+
+    @property
+    def content(self) -> str:
+        """A tokenizer.json of it, with its normalizer."""
+        spec = json.loads(self._model.to_str()) | {"normalizer": self._normalizer}
+        return json.dumps(spec, ensure_ascii=False)
 
     def cut(self, text: bytes) -> int:
         """Before the last white space after another character: no piece of GPT-2's

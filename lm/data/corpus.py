@@ -34,10 +34,12 @@ class Corpus:
     """An open token file, its splits and its tokenizer.
 
     Attributes:
-      begin: ids that stand before a prompt: none, as rows begin anywhere.
+      begin, bos: ids that stand before a prompt, or could: none, as rows begin
+        anywhere.
     """
 
     begin: tuple[int, ...] = ()
+    bos: int | None = None
 
     def __init__(
         self, folder: Path, data, source: Source, tokenizer: Tokenizer, in_bytes

@@ -95,14 +95,13 @@ class Chat:
         ConfigError where the conversation passes learned positions, or the template
         takes no such one.
         """
-        self.messages.append({"role": "user", "content": words})
-        whole = self._template.render(self.messages)
+        messages = [*self.messages, {"role": "user", "content": words}]
+        whole = self._template.render(messages)
         if not whole.startswith(self._said):
             self._anew()
-        ids = self._text.encode(whole.removeprefix(self._said))
-        if not self._said and isinstance(self._template, Template):
-            ids = np.concatenate([np.array(self._text.begin, np.int32), ids])
+        ids = self._new(whole)
         self._count(len(ids))
+        self.messages = messages
         self._at = decode.extend(self._model, self._params, self._at, [ids])
         how = self._asked.sampling
         made: list[int] = []
@@ -125,6 +124,17 @@ class Chat:
         self._said = f"{whole}{answer}{ended}"
         said = {"role": "assistant", "content": answer}
         self.messages.append(said | ({"ended": ended} if ended else {}))
+
+    def _new(self, whole: str) -> np.ndarray:
+        """Ids of a conversation beyond what was said."""
+        ids, before = self._text.encode(whole), self._text.encode(self._said)
+        if not self._said:
+            marks = self._text.begin if isinstance(self._template, Template) else ()
+            return np.concatenate([np.array(marks, np.int32), ids])
+        if np.array_equal(ids[: len(before)], before):
+            return ids[len(before) :]
+        # A token reaches across: what is new is a text of its own.
+        return self._text.encode(whole.removeprefix(self._said))
 
     def _count(self, more: int) -> None:
         if self._limit and self._position + more > self._limit:

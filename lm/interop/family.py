@@ -37,7 +37,7 @@ FIXED = {
 }
 
 # Fields that may be null though their default is a number.
-OPTIONAL = words("num_key_value_heads head_dim sliding_window")
+OPTIONAL = words("num_key_value_heads head_dim sliding_window rope_theta")
 
 # Keys of ours that change nothing of what weights compute, but for rounding.
 NEUTRAL = ("dtype", "matmul_precision", "remat", "dropout_mask")

@@ -15,6 +15,8 @@ import numpy as np
 from lm.errors import ConfigError
 
 SINGLE = "model.safetensors"
+# Of a name on the hub.
+WANTED = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model", "*.jinja"]
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -40,9 +42,8 @@ def located(source: str | Path) -> Path:
         LocalEntryNotFoundError,
     )
 
-    wanted = ["*.json", "*.safetensors", "merges.txt", "*.model"]
     try:
-        return Path(snapshot_download(str(source), allow_patterns=wanted))
+        return Path(snapshot_download(str(source), allow_patterns=WANTED))
     except HFValidationError as error:
         raise ConfigError(f"{str(source)!r}: no such folder") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

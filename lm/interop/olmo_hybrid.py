@@ -36,9 +36,9 @@ def _linear(c: dict) -> tuple[int, int, int]:
 
 
 def _unplaced(c: dict) -> bool:
-    """Whether there are no rotary positions: their base is given, and is null."""
+    """Whether there are no rotary positions: their base is given as null."""
     given = c["rope_scaling"] or c["rope_parameters"] or {}
-    return "rope_theta" in given and given["rope_theta"] is None
+    return given.get("rope_theta", c["rope_theta"]) is None
 
 
 def _settings(c: dict) -> dict:
@@ -49,11 +49,13 @@ def _settings(c: dict) -> dict:
             f"layer_types={c['layer_types']!r} must name {depth} layers "
             f"(num_hidden_layers) and both of {', '.join(KINDS)}"
         )
-    keys = olmo2_settings(c)
+    choice("hidden_act", c["hidden_act"], {"silu": True, "swish": True})
+    position = {}
     if _unplaced(c):
-        choice("rope_type", rope(c)["rope_type"], {"default": True})
-        keys[f"{ATTENTION}position"] = "none"
-        del keys[f"{ATTENTION}rope_theta"]
+        choice("rope_type", rope(c)["rope_type"], {"default": True, None: True})
+        c = c | {"rope_parameters": None, "rope_scaling": None}
+        position = {f"{ATTENTION}position": "none"}
+    keys = olmo2_settings(c) | position
     heads, key_width, value_width = _linear(c)
     signed = choice(
         "linear_allow_neg_eigval", c["linear_allow_neg_eigval"], EIGENVALUES
@@ -77,6 +79,7 @@ def _fields(m: dict) -> dict:
     if m.get(f"{ATTENTION}position") == "none":
         fields["rope_parameters"] = {"rope_type": "default", "rope_theta": None}
     fields |= {
+        "rope_theta": None,
         "layer_types": [names.get(name, name) for name in kinds],
         "linear_num_key_heads": heads,
         "linear_num_value_heads": heads,
@@ -130,7 +133,7 @@ USED = {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "rope_parameters": None,
-    "rope_theta": None,
+    "rope_theta": 10_000.0,
     "rope_scaling": None,
     "attention_bias": False,
     "tie_word_embeddings": False,
@@ -148,7 +151,7 @@ OLMO_HYBRID = Family(
     trunk="model.",
     layer="layers.{}.{}",
     used=USED,
-    fixed={},
+    fixed={"linear_use_gate": (True,)},
     free=words(
         """attention_dropout max_position_embeddings linear_a_log_min linear_a_log_max
         linear_dt_min linear_dt_max linear_dt_init_floor"""

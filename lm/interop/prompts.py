@@ -21,26 +21,32 @@ class Prompts:
 
     Args:
       content: of a tokenizer.json; key: what it is called in errors.
+      settings: of the tokenizer_config.json beside it; the LlamaTokenizer of
+        transformers puts a space before a text in its own way.
 
     Attributes:
       vocab_size: ids are 0 up to it.
       begin: ids that its post-processor puts before a text, as of a BOS token.
+      bos: the id of the settings' BOS token, put there or not.
       unknown: the id of what no token covers, or None.
 
     ConfigError for what is none, for one that ends a prompt with a token, and for one
     whose tokens give no text back, as BERT's.
     """
 
-    def __init__(self, content: str, key: str):
+    def __init__(self, content: str, key: str, settings: dict | None = None):
         from tokenizers import Tokenizer
 
+        settings = settings or {}
         try:
-            self._model = Tokenizer.from_str(content)
+            spec = json.loads(content)
+            if settings.get("tokenizer_class", "").startswith("LlamaTokenizer"):
+                spec = _of_llama(spec, settings)
+            self._model = Tokenizer.from_str(json.dumps(spec))
         except Exception as error:  # the package raises no narrower one
             raise ConfigError(f"{key} is no tokenizer.json: {error}") from error
         self._model.no_truncation()
         self._model.no_padding()
-        spec = json.loads(content)
         decoder = _parts(spec.get("decoder"))
         parts = [*decoder, *_parts(spec.get("pre_tokenizer"))]
         kinds = {part["type"] for part in parts}
@@ -61,6 +67,7 @@ class Prompts:
             )
         self.unknown = _unknown(spec["model"], vocabulary)
         self.begin = self._begin(key)
+        self.bos = self._model.token_to_id(special(settings, "bos_token") or "")
 
     def encode(self, text: bytes) -> Encoded:
         """Ids without `begin`, and the bytes of the text up to each token's end that no
@@ -95,10 +102,31 @@ class Prompts:
         return tuple(whole[:at])
 
 
+def _of_llama(spec: dict, settings: dict) -> dict:
+    """A tokenizer.json of pieces as LlamaTokenizer of transformers 5 makes it."""
+    if not spec["model"].get("byte_fallback"):
+        return spec
+    put = settings.get("add_prefix_space") is not False
+    scheme = "always" if settings.get("legacy") else "first"
+    space = {"type": "Metaspace", "replacement": SPACE, "split": False}
+    space |= {"prepend_scheme": scheme if put else "never"}
+    decoders = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    decoder = {"type": "Sequence", "decoders": decoders + [strip] * put}
+    return spec | {"normalizer": None, "pre_tokenizer": space, "decoder": decoder}
+
+
 def special(settings: dict, name: str) -> str | None:
-    """A token of tokenizer_config.json, as bos_token."""
+    """A token of tokenizer_config.json, as bos_token; ConfigError for what is none."""
     value = settings.get(name)
-    return value.get("content") if isinstance(value, dict) else value
+    value = value.get("content") if isinstance(value, dict) else value
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"tokenizer_config.json: {name}={value!r} is no text")
+    return value
 
 
 def _parts(spec: dict | None) -> list[dict]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lm.errors import ConfigError
 from lm.interop.folder import json_of
 from lm.interop.prompts import special
-from lm.interop.tokenizer import settings_of
+from lm.interop.tokenizer import settings_of, text_of
 
 FILE = "chat_template.jinja"
 TOKENS = [
@@ -42,7 +42,11 @@ class ChatTemplate:
         """
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._tokens
+                messages=messages,
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                **self._tokens,
             )
         # A template may fail in any way that a program can.
         except Exception as error:
@@ -58,17 +62,18 @@ def template_of(folder: str | Path) -> ChatTemplate | None:
     """
     folder = Path(folder)
     settings, path = settings_of(folder), folder / FILE
-    tokens = {name: special(settings, name) for name in TOKENS}
-    extra = folder / "special_tokens_map.json"
-    stored = json_of(extra) if extra.is_file() else {}
-    tokens |= {name: special(stored, name) for name in stored if name in TOKENS}
+    stored, extra = dict(settings), folder / "special_tokens_map.json"
+    if "added_tokens_decoder" not in settings and extra.is_file():
+        stored |= json_of(extra)
+    tokens = {name: special(stored, name) for name in TOKENS}
     tokens = {name: token for name, token in tokens.items() if token is not None}
     if path.is_file():
-        return ChatTemplate(path.read_text(encoding="utf-8"), str(path), tokens)
+        return ChatTemplate(text_of(path), str(path), tokens)
     key = f"{folder / 'tokenizer_config.json'}: chat_template"
     found = settings.get("chat_template")
     if isinstance(found, list):
-        named = {each.get("name"): each.get("template") for each in found}
+        entries = [each for each in found if isinstance(each, dict)]
+        named = {each.get("name"): each.get("template") for each in entries}
         if "default" not in named:
             raise ConfigError(f"{key} has {', '.join(map(str, named))}, no default")
         found = named["default"]
@@ -118,6 +123,15 @@ def _environment():
             if name.startswith("_"):
                 refuse(f"a namespace has no {name}")
 
+    class Dict:
+        """dict, without its other attributes."""
+
+        def __call__(self, *args, **values):
+            return dict(*args, **values)
+
+        def fromkeys(self, *args):
+            return dict.fromkeys(*args)
+
     def to_json(
         value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
     ):
@@ -139,6 +153,6 @@ def _environment():
         "raise_exception": refuse,
         "strftime_now": lambda form: datetime.datetime.now().strftime(form),
         "namespace": Checked,
-        "dict": lambda *args, **values: dict(*args, **values),
+        "dict": Dict(),
     }
     return made

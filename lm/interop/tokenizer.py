@@ -21,10 +21,12 @@ class Text(NamedTuple):
     """Prompts in and text out, as lm.data.Corpus has them, of a tokenizer alone.
 
     begin: ids that stand before a prompt, as transformers puts them there.
+    bos: the id of a token that begins texts, put there or not, or None.
     """
 
     tokenizer: Tokenizer | Prompts
     begin: tuple[int, ...] = ()
+    bos: int | None = None
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """int32 [N]."""
@@ -47,12 +49,12 @@ def tokenizer_of(folder: str | Path) -> Text:
     folder = Path(folder)
     content, path, merges = None, folder / "tokenizer.json", folder / "merges.txt"
     if path.is_file():
-        content = _text(path)
+        content = text_of(path)
     elif (path := folder / "vocab.json").is_file() and merges.is_file():
         content = _of_gpt2(path, merges)
     if content is not None:
-        made = Prompts(content, str(path))
-        return Text(made, made.begin)
+        made = Prompts(content, str(path), settings_of(folder))
+        return Text(made, made.begin, made.bos)
     for name in PIECES:
         if (folder / name).is_file():
             return Text(Pieces((folder / name).read_bytes(), str(folder / name)))
@@ -104,7 +106,7 @@ def marked(folder: str | Path) -> Marked:
     mask = special({"mask_token": "[MASK]"} | stored, "mask_token")
     try:
         if path.is_file():
-            made = Tokenizer.from_str(_text(path))
+            made = Tokenizer.from_str(text_of(path))
         else:
             lower = stored.get("do_lower_case", True)
             made = BertWordPieceTokenizer(str(vocabulary), lowercase=lower)
@@ -133,7 +135,8 @@ def ends_of(folder: str | Path) -> tuple[int, ...]:
     return ()
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Of a file; ConfigError for one that is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -165,7 +168,8 @@ def _byte_level(model) -> str:
 
 
 def written(tokenizer: Tokenizer) -> str | None:
-    """The tokenizer.json that gives the same ids, or None if there is none.
+    """The tokenizer.json that gives the same ids (where it has NFC, of texts in that
+    form), or None if there is none.
 
     Of bytes: a byte-level BPE without merges, since token = byte.
     """
@@ -173,7 +177,8 @@ def written(tokenizer: Tokenizer) -> str | None:
     level |= {"use_regex": True}
     if isinstance(tokenizer, ByteLevelBPE):
         spec = json.loads(tokenizer.content)
-        spec["decoder"] = spec["decoder"] or level  # ids need none, transformers does
+        # Ids need none, transformers does.
+        spec["decoder"] = spec.get("decoder") or level
     elif isinstance(tokenizer, Bytes):
         model = {"type": "BPE", "vocab": dict(ALPHABET), "merges": []}
         spec = {"version": "1.0", "pre_tokenizer": level, "decoder": level}
