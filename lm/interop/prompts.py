@@ -40,7 +40,7 @@ class Prompts:
         settings = settings or {}
         try:
             spec = json.loads(content)
-            if settings.get("tokenizer_class", "").startswith("LlamaTokenizer"):
+            if str(settings.get("tokenizer_class")).startswith("LlamaTokenizer"):
                 spec = _of_llama(spec, settings)
             self._model = Tokenizer.from_str(json.dumps(spec))
         except Exception as error:  # the package raises no narrower one
