@@ -80,6 +80,10 @@ class Framed(Mixer):
     def initial_state(self, batch, capacity):
         return self.make(parent=None).initial_state(batch, capacity)
 
+    @property
+    def state_grows(self):
+        return self.make(parent=None).make_mixer(parent=None).state_grows
+
 
 FRAMED = {name: type(name, (Framed,), {"block": name}) for name in BLOCKS}
 FRAMED["xlstm_wide"] = type("xlstm_wide", (FRAMED["xlstm"],), {"inner": Wide})
