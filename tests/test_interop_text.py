@@ -1,13 +1,22 @@
 """Pretrained models from text to text: tokenizers, and runs taken to transformers."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import (
+    ByteLevelBPETokenizer,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from lm import cli, generate, interop, train
+from lm.data.bpe import ALPHABET, ByteLevelBPE
 from lm.errors import ConfigError
 from lm.generate import Asked
 from tests import trained
@@ -53,6 +62,22 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_one_says_so(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         interop.tokenizer_of(tmp_path)
+
+
+def test_a_tokenizer_is_written_with_all_of_a_text_and_its_normal_form():
+    """Of a file that cuts and fills texts, and names no decoder."""
+    model = Tokenizer(models.BPE(dict(ALPHABET), []))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.normalizer = normalizers.NFC()
+    model.enable_truncation(4)
+    model.enable_padding(length=16)
+    spec = json.loads(model.to_str())
+    del spec["decoder"]
+    ours = ByteLevelBPE(json.dumps(spec))
+    back = Tokenizer.from_str(interop.tokenizer.written(ours))
+    text = "caf\u00e9 xyz"
+    assert back.encode(text).ids == ours.encode(text.encode()).ids.tolist()
+    assert back.decode(back.encode("cafe\u0301 xyz").ids) == text
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
