@@ -48,7 +48,8 @@ class ByteLevelBPE:
         except ValueError as error:
             raise ConfigError(f"{key} is no tokenizer.json: {error}") from error
         self._splits_as_gpt2 = _splits_as_gpt2(spec)
-        if spec.get("normalizer") == {"type": "NFC"}:
+        self._normalizer = spec.get("normalizer")
+        if self._normalizer == {"type": "NFC"}:
             spec["normalizer"] = None
         if spec.get("normalizer") or (spec.get("model") or {}).get("type") != "BPE":
             raise ConfigError(
@@ -56,7 +57,6 @@ class ByteLevelBPE:
                 "tokenizer changes text, and bits per byte of it would mean nothing; "
                 "give another, or learn one with data.tokenizer=bpe"
             )
-        self._normalizer = json.loads(content).get("normalizer")
         self._model = Tokenizer.from_str(json.dumps(spec))
         self._model.no_truncation()
         self._model.no_padding()

@@ -8,7 +8,7 @@ import numpy as np
 from lm.errors import ConfigError
 from lm.generate import decode
 from lm.generate.asked import Asked
-from lm.generate.texts import pieces
+from lm.generate.texts import pieces, prompt_ids
 
 
 class Template(NamedTuple):
@@ -127,10 +127,9 @@ class Chat:
 
     def _new(self, whole: str) -> np.ndarray:
         """Ids of a conversation beyond what was said."""
+        if not self._said and isinstance(self._template, Template):
+            return prompt_ids(self._text, whole)
         ids, before = self._text.encode(whole), self._text.encode(self._said)
-        if not self._said:
-            marks = self._text.begin if isinstance(self._template, Template) else ()
-            return np.concatenate([np.array(marks, np.int32), ids])
         if np.array_equal(ids[: len(before)], before):
             return ids[len(before) :]
         # A token reaches across: what is new is a text of its own.

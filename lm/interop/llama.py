@@ -18,7 +18,7 @@ def _head_width(c: dict) -> int:
     return c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
 
 
-def llama_settings(c: dict) -> dict:
+def _llama_settings(c: dict) -> dict:
     heads = c["num_attention_heads"]
     keys = attention(
         heads=heads,
@@ -39,7 +39,7 @@ def llama_settings(c: dict) -> dict:
 
 
 def _mistral_settings(c: dict) -> dict:
-    return llama_settings(c) | {f"{ATTENTION}window": c["sliding_window"]}
+    return _llama_settings(c) | {f"{ATTENTION}window": c["sliding_window"]}
 
 
 def _qwen3_settings(c: dict) -> dict:
@@ -47,7 +47,7 @@ def _qwen3_settings(c: dict) -> dict:
     choice("use_sliding_window", window, {None: True})
     kinds = tuple(sorted(set(c["layer_types"] or ("full_attention",))))
     choice("layer_types", kinds, {("full_attention",): True})
-    return llama_settings(c) | _qk_norm(c, "rms_head")
+    return _llama_settings(c) | _qk_norm(c, "rms_head")
 
 
 def _qk_norm(c: dict, kind: str) -> dict:
@@ -58,7 +58,7 @@ def _qk_norm(c: dict, kind: str) -> dict:
 
 
 def olmo2_settings(c: dict) -> dict:
-    return llama_settings(c) | _qk_norm(c, "rms_all") | {"model.block": "olmo"}
+    return _llama_settings(c) | _qk_norm(c, "rms_all") | {"model.block": "olmo"}
 
 
 def llama_fields(m: dict) -> dict:
@@ -158,7 +158,7 @@ def _llama(model_type: str, architecture: str, settings, block, used, **more) ->
 LLAMA = _llama(
     "llama",
     "LlamaForCausalLM",
-    llama_settings,
+    _llama_settings,
     _llama_block,
     {"attention_bias": False, "mlp_bias": False},
     fixed={"sliding_window": (None,)},
