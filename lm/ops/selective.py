@@ -63,6 +63,14 @@ def _decay(dt_CxBxF, keep_CxB, a_NxF):
     return keep_CxB[..., None, None] * jnp.exp(dt_CxBxF[:, :, None] * a_NxF)
 
 
+def _sum_tokens(p_CxBxNxF):
+    """Over C, by a product with ones: a reduction that XLA:CPU fuses with what makes p
+    took a quarter of Mamba's time. The barrier keeps the two apart."""
+    ones_C = jnp.ones(len(p_CxBxNxF), p_CxBxNxF.dtype)
+    p_CxBxNxF = jax.lax.optimization_barrier(p_CxBxNxF)
+    return jnp.tensordot(ones_C, p_CxBxNxF, 1, precision="highest")
+
+
 @jax.custom_vjp
 def _scan(u_IxCxBxF, dt_IxCxBxF, a_NxF, b_IxCxBxN, c_IxCxBxN, keep_IxCxB, h_BxNxF):
     """(y_IxCxBxF, the last state) of I chunks; u is dt x, keep is 0 at resets."""
@@ -105,7 +113,7 @@ def _backward(residuals, cotangents):
         p_CxBxNxF = decay_CxBxNxF[1:] * h_CxBxNxF[:-1] * g_CxBxNxF[1:]
         ddt_CxBxF = [sums(first_BxNxF[None]), sums(p_CxBxNxF)]
         da_BxNxF += first_BxNxF * dt_CxBxF[0, :, None]
-        da_BxNxF += jnp.sum(p_CxBxNxF * dt_CxBxF[1:, :, None], 0)
+        da_BxNxF += _sum_tokens(p_CxBxNxF * dt_CxBxF[1:, :, None])
         gradients = (
             jnp.einsum("cbn,cbnf->cbf", b_CxBxN, g_CxBxNxF),
             jnp.concatenate(ddt_CxBxF),
