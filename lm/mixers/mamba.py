@@ -59,7 +59,8 @@ class Mamba(Mixer):
 
         select = self._constant if self.selection == "none" else self._selected
         dt_BxTxF, b_BxTxN, c_BxTxN = select(x_BxTxF, seq)
-        dt_BxTxF += parameter(self, "dt_bias", inits.time_step, (F,), seq)
+        dt_bias_F = parameter(self, "dt_bias", inits.time_step, (F,), seq)
+        dt_BxTxF += layers.spread(dt_bias_F, dt_BxTxF)
         a_log_FxN = parameter(self, "A_log", a_log_init, (F, N), seq)
         y_BxTxF, state_BxFxN = selective.scan(
             x_BxTxF,
@@ -71,7 +72,8 @@ class Mamba(Mixer):
             seq,
             self.chunk,
         )
-        y_BxTxF += parameter(self, "D", inits.ones, (F,), seq) * x_BxTxF
+        d_F = parameter(self, "D", inits.ones, (F,), seq)
+        y_BxTxF += layers.spread(d_F, x_BxTxF) * x_BxTxF
         if gated:
             y_BxTxF *= jax.nn.silu(z_BxTxF.astype(wide))
         y_BxTxF = y_BxTxF.astype(self.dtype)

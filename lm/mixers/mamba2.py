@@ -87,10 +87,10 @@ class Mamba2(Mixer):
     def _norm(self, y_BxTxF, seq: Sequence):
         """RMSNorm of each group, with scales for all of F."""
         scale_F = parameter(self, "norm_scale", inits.ones, y_BxTxF.shape[-1:], seq)
-        y_BxTxGxI = y_BxTxF.reshape(*y_BxTxF.shape[:2], self.groups, -1)
-        power_BxTxGx1 = jnp.mean(jnp.square(y_BxTxGxI), -1, keepdims=True)
-        y_BxTxGxI *= jax.lax.rsqrt(power_BxTxGx1 + 1e-5)
-        return y_BxTxGxI.reshape(y_BxTxF.shape) * scale_F
+        y_NxI = y_BxTxF.reshape(-1, y_BxTxF.shape[-1] // self.groups)
+        y_NxI *= jax.lax.rsqrt(jnp.mean(jnp.square(y_NxI), -1, keepdims=True) + 1e-5)
+        y_NxF = y_NxI.reshape(-1, y_BxTxF.shape[-1]) * scale_F
+        return y_NxF.reshape(y_BxTxF.shape)
 
     def initial_state(self, batch: int, capacity: int):
         _, H, P, features = self.sizes

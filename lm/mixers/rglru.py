@@ -61,7 +61,7 @@ class RGLRU(Mixer):
 
         log_a_BxTxN = -8.0 * self._gate("recurrence_gate", x_BxTxN, seq)
         decay_N = parameter(self, "decay", decay_init, (N,), seq)
-        log_a_BxTxN *= jax.nn.softplus(decay_N)
+        log_a_BxTxN *= layers.spread(jax.nn.softplus(decay_N), log_a_BxTxN)
         x_BxTxN = x_BxTxN.astype(wide) * self._gate("input_gate", x_BxTxN, seq)
         scale_BxTxN = bounded_sqrt(-jnp.expm1(2 * log_a_BxTxN))
         x_BxTxN *= jnp.where(seq.reset[..., None], 1, scale_BxTxN)
@@ -81,7 +81,7 @@ class RGLRU(Mixer):
         kernel_HxKxK = kernel_HxKxK.astype(x_BxTxN.dtype)
         z_BxTxHxK = jnp.einsum("bthi,hij->bthj", x_BxTxHxK, kernel_HxKxK)
         z_BxTxN = z_BxTxHxK.reshape(B, T, N).astype(layers.accumulator(self.dtype))
-        return jax.nn.sigmoid(z_BxTxN + bias_N)
+        return jax.nn.sigmoid(z_BxTxN + layers.spread(bias_N, z_BxTxN))
 
     def initial_state(self, batch: int, capacity: int):
         N = self.lru_width or self.width

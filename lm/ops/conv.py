@@ -21,10 +21,11 @@ def short(x_BxTxD, kernel_WxD, buffer_BxWxD, seq: Sequence):
     """
     taps = kernel_WxD.shape[0] - 1
     padded_BxSxD, buffer_BxWxD = _continued(x_BxTxD, buffer_BxWxD, seq)
-    y_BxTxD = x_BxTxD * kernel_WxD[taps]
+    rows = lambda x_BxTxD: x_BxTxD.reshape(-1, x_BxTxD.shape[-1])
+    y_NxD = rows(x_BxTxD) * kernel_WxD[taps]
     for i in range(1, taps + 1):
-        y_BxTxD += _before(padded_BxSxD, i, seq) * kernel_WxD[taps - i]
-    return y_BxTxD, buffer_BxWxD
+        y_NxD += rows(_before(padded_BxSxD, i, seq)) * kernel_WxD[taps - i]
+    return y_NxD.reshape(x_BxTxD.shape), buffer_BxWxD
 
 
 def shift(x_BxTxD, buffer_BxD, seq: Sequence):
