@@ -59,6 +59,20 @@ def _forms():
     return FORMS.get(jax.default_backend(), (_prefix, _prefix_back))
 
 
+# Bytes of the states of a chunk, by backend: what stays in a cache.
+STATES = {"cpu": 2**21}
+
+
+def _chunk(state_BxFxN, length: int, chunk: int | None) -> int:
+    """Tokens of a chunk: `chunk`, or the backend's, from 8 on, as a cache holds."""
+    held = STATES.get(jax.default_backend())
+    token = state_BxFxN.size * state_BxFxN.dtype.itemsize
+    if chunk is None and held:
+        chunk = min(chunks.size(length, None), max(8, held // token))
+        chunk = 1 << (chunk.bit_length() - 1)
+    return chunks.size(length, chunk)
+
+
 def _decay(dt_CxBxF, keep_CxB, a_NxF):
     return keep_CxB[..., None, None] * jnp.exp(dt_CxBxF[:, :, None] * a_NxF)
 
@@ -145,7 +159,7 @@ def scan(
       chunk: tokens whose states are held at once; by default the backend's.
     """
     T = x_BxTxF.shape[1]
-    split = functools.partial(_split, chunk=chunks.size(T, chunk))
+    split = functools.partial(_split, chunk=_chunk(state_BxFxN, T, chunk))
     # Zeros for padding: a step of no time neither decays nor adds.
     x_BxTxF, dt_BxTxF, b_BxTxN, c_BxTxN = chunks.masked(
         seq, x_BxTxF, dt_BxTxF, b_BxTxN, c_BxTxN
