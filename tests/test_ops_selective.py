@@ -90,6 +90,16 @@ def test_the_states_of_all_tokens_are_never_held_at_once():
     assert largest(jaxpr.jaxpr) <= B * length * F < B * length * F * N
 
 
+@pytest.mark.parametrize(("fit", "tokens"), [(1, 8), (15, 8), (16, 16), (10**6, 32)])
+def test_a_chunk_is_as_long_as_a_cache_holds_its_states(fit, tokens, monkeypatch):
+    (*arguments, start_BxFxN), _ = rows(64)
+    monkeypatch.setitem(selective.STATES, "cpu", fit * start_BxFxN.nbytes)
+    with jax.enable_x64(True):
+        run = lambda *a: selective.scan(*a, start_BxFxN, sequence.full(B, 64))
+        jaxpr = jax.make_jaxpr(run)(*arguments)
+    assert f"length={64 // tokens}\n" in str(jaxpr)
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e20])
 def test_any_decay_is_finite(scale):
     (x, dt, a, *rest), cotangent = rows(40)
