@@ -64,7 +64,7 @@ STATES = {"cpu": 2**21}
 
 
 def _chunk(state_BxFxN, length: int, chunk: int | None) -> int:
-    """Tokens of a chunk: `chunk`, or the backend's, from 8 on, as a cache holds."""
+    """Tokens of a chunk: `chunk`; or the backend's, 8 to 32 of which a cache holds."""
     held = STATES.get(jax.default_backend())
     token = state_BxFxN.size * state_BxFxN.dtype.itemsize
     if chunk is None and held:
