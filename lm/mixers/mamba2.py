@@ -89,8 +89,7 @@ class Mamba2(Mixer):
         scale_F = parameter(self, "norm_scale", inits.ones, y_BxTxF.shape[-1:], seq)
         y_NxI = y_BxTxF.reshape(-1, y_BxTxF.shape[-1] // self.groups)
         y_NxI *= jax.lax.rsqrt(jnp.mean(jnp.square(y_NxI), -1, keepdims=True) + 1e-5)
-        y_NxF = y_NxI.reshape(-1, y_BxTxF.shape[-1]) * scale_F
-        return y_NxF.reshape(y_BxTxF.shape)
+        return y_NxI.reshape(y_BxTxF.shape) * layers.spread(scale_F, y_BxTxF)
 
     def initial_state(self, batch: int, capacity: int):
         _, H, P, features = self.sizes
