@@ -13,13 +13,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from benchmarks.harness import Row, main, medians
 from configs import base
 from lm.data import Corpus, TrainBatches
+from lm.data.source import Source
 from lm.data.tokenizers import Bytes
 
 CONTEXT, ROWS = 1024, 32
@@ -42,7 +42,7 @@ def make(folder: Path, tokens: int, document: int) -> None:
 def batches(folder: Path) -> TrainBatches:
     data = base.get_config().data
     data.context = CONTEXT
-    source = SimpleNamespace(name="sparse", version="1")
+    source = Source("sparse", "1", "", (), "none", tuple)
     return TrainBatches(
         Corpus(folder, data, source, Bytes(), None), CONTEXT, ROWS, seed=0
     )

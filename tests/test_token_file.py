@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import loader
 from lm.data import prepare, shards, tokens, workers
 from lm.data.growing import Growing
 from tests.corpora import config, everything
@@ -213,3 +214,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
 def test_import_leaves_jax_out():
     code = "import sys, lm.data; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_loaders_benchmark_draws_from_a_file_without_a_text(tmp_path):
+    loader.make(tmp_path, 10**6, loader.DOCUMENT)
+    batch = loader.batches(tmp_path)(0)
+    assert batch.tokens.shape == (loader.ROWS, loader.CONTEXT)
+    assert batch.seq.reset.sum() > loader.ROWS  # documents are shorter than rows
