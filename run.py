@@ -2,10 +2,10 @@
 
 import sys
 
-from lm.memory import use_huge_pages
+from lm.memory import keep_pages
 
 if __name__ == "__main__":
-    use_huge_pages()
+    keep_pages()
     from lm import cli
 
     sys.exit(cli.main(sys.argv[1:]))

@@ -19,10 +19,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lm import optim, sequence, sharding
+from lm import memory, optim, sequence, sharding
 from lm.data import Batch
 from lm.limits import matmul_peak, read_bandwidth
-from lm.memory import use_huge_pages
 from lm.program import Program, program
 from lm.runtime import machine
 from lm.sequence import Sequence
@@ -79,8 +78,8 @@ def medians(
 class Apart:
     """A program in a process of its own, for `medians`; idle but when it is timed.
 
-    For peers whose threads or memory would meet ours in one process. The memory of both
-    is taken as suits them best: ours in huge pages, torch's kept when it is freed.
+    For peers whose threads or memory would meet ours in one process. Both keep what is
+    freed: ours by mimalloc, torch's by glibc.
 
     Args:
       make: "module:function" that returns the program, a callable; arguments: its own.
@@ -88,7 +87,7 @@ class Apart:
 
     def __init__(self, make: str, *arguments):
         command = [sys.executable, "-c", CHILD, make, json.dumps(arguments)]
-        environment = os.environ | {"GLIBC_TUNABLES": KEPT}
+        environment = glibc() | {memory.TUNABLES: KEPT}
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._child = subprocess.Popen(command, env=environment, **pipes)
 
@@ -107,6 +106,11 @@ class Apart:
     def __exit__(self, *error) -> None:
         self._child.stdin.close()
         self._child.wait()
+
+
+def glibc() -> dict[str, str]:
+    """The environment of a process with glibc's own allocator."""
+    return {k: v for k, v in os.environ.items() if k != memory.PRELOAD}
 
 
 KEPT = (
@@ -141,6 +145,8 @@ def blocked(function: Callable, *arguments) -> Callable:
 def train_step(config, vocab_size: int) -> tuple[Callable[[], float], Program]:
     """(a training step on a batch that lies in memory, which returns its loss; whose).
 
+    The first makes the state before; all is compiled.
+
     Args:
       config: resolved; its batch of data.context tokens a row.
     """
@@ -152,11 +158,11 @@ def train_step(config, vocab_size: int) -> tuple[Callable[[], float], Program]:
     seq = Sequence(*sequence.full(rows, context)[:4])
     batch = sharding.put(compiled.mesh, Batch(ids[:, :-1], ids[:, 1:], weights, seq))
     step, hyper = compiled.train_step, optim.hyper(config, 1000, 10)
-    state = None
+    init, state = compiled.init.lower(np.int32(0)).compile(), None
 
     def run() -> float:
         nonlocal state
-        state, metrics = step(state or compiled.init(np.int32(0)), batch, hyper)
+        state, metrics = step(state or init(np.int32(0)), batch, hyper)
         return float(metrics["loss"])
 
     return run, compiled
@@ -233,7 +239,7 @@ def main(title: str, measure: Callable[[list[str]], Iterable[Row]]) -> None:
     """
     import __main__
 
-    use_huge_pages()  # for jax and for its peers
+    memory.keep_pages()  # for jax and for its peers
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--out", type=Path, help="folder of NAME.json and NAME.md")
     parser.add_argument("names", nargs="*", help="cases; default: all")

@@ -35,7 +35,11 @@ SOUND = {
     "libraries": {"pip": [], "shadows": []},
     "cpus": {"model": "a CPU", "total": 8, "visible": 8, "quota": None},
     "memory": {"total": 2**35, "available": 2**34, "limit": None},
-    "huge_pages": {"mode": "madvise", "tunables": "glibc.malloc.hugetlb=1"},
+    "huge_pages": {
+        "mode": "madvise",
+        "tunables": "glibc.malloc.hugetlb=1",
+        "preload": "/usr/lib/libmimalloc.so",
+    },
     "folders": {
         "cache": {"path": "/home/me/.cache/lm", "free": 2**36, "error": None},
         "runs": {"path": "/home/me/lm/runs", "free": 2**36, "error": None},
@@ -233,6 +237,11 @@ UNUSUAL = {
         [{"huge_pages.tunables": "glibc.malloc.check=3"}],
         "keeps run.py from",
         "glibc.malloc.check=3:glibc.malloc.hugetlb=1",
+    ),
+    "preload": (
+        [{"huge_pages.preload": "/opt/libwatch.so"}],
+        "LD_PRELOAD=/opt/libwatch.so keeps run.py from mimalloc",
+        "unset LD_PRELOAD",
     ),
     "full": ([{"folders.runs.free": 2**20}], "1 MiB free", "make room"),
 }

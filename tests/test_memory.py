@@ -1,4 +1,4 @@
-"""A process takes huge pages where glibc gives them, and is left alone elsewhere."""
+"""A process starts with an allocator that keeps pages, and is left alone elsewhere."""
 
 import ctypes
 import os
@@ -11,44 +11,93 @@ import pytest
 import lm
 from lm import memory
 
+ROOT = Path(lm.__file__).parent.parent
 AGAIN = """
 import os, sys
-from lm.memory import use_huge_pages
+from lm.memory import keep_pages
 print("start")
 sys.stdout.flush()
-use_huge_pages()
-print(os.environ["GLIBC_TUNABLES"], sys.argv, "jax" in sys.modules)
+keep_pages()
+print(*(os.environ.get(k) for k in ("GLIBC_TUNABLES", "LD_PRELOAD")))
+print(sys.argv, "jax" in sys.modules, "mimalloc" in open("/proc/self/maps").read())
+"""
+FAULTS = """
+import resource
+import numpy as np
+from lm.memory import keep_pages
+keep_pages()
+def faults():
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**25)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
+print(faults(), min(faults() for _ in range(3)))
 """
 
 
-def started(**env) -> list[str]:
-    """What a process prints that asks for huge pages."""
-    clean = {k: v for k, v in os.environ.items() if k != memory.TUNABLES}
-    root = Path(lm.__file__).parent.parent
-    command = [sys.executable, "-c", AGAIN, "--flag=1", "two words"]
+def started(code: str = AGAIN, **env) -> list[str]:
+    """What a process prints that asks for its allocator."""
+    ours = (memory.TUNABLES, memory.PRELOAD)
+    clean = {k: v for k, v in os.environ.items() if k not in ours}
+    command = [sys.executable, "-c", code, "--flag=1", "two words"]
     done = subprocess.run(
-        command, cwd=root, env=clean | env, check=True, capture_output=True, text=True
+        command, cwd=ROOT, env=clean | env, check=True, capture_output=True, text=True
     )
+    assert done.stderr == ""
     return done.stdout.splitlines()
 
 
 def test_a_process_starts_again_once_with_its_arguments():
-    last = "glibc.malloc.hugetlb=1 ['-c', '--flag=1', 'two words'] False"
-    assert started() == ["start", "start", last]
+    library = memory.mimalloc()
+    assert Path(library).is_file()
+    assert started() == [
+        "start",
+        "start",
+        f"glibc.malloc.hugetlb=1 {library}",
+        "['-c', '--flag=1', 'two words'] False True",
+    ]
 
 
-def test_tunables_of_the_user_stay():
+def test_pages_of_what_is_freed_come_back():
+    first, again = map(int, started(FAULTS)[-1].split())
+    assert again < 0.1 * first
+    first, again = map(int, started(FAULTS, LD_PRELOAD="")[-1].split())
+    assert again > 0.5 * first  # of glibc, which a test of mimalloc has to differ from
+
+
+def test_settings_of_the_user_stay():
     mine = "glibc.malloc.tcache_count=1"
-    first, last = started(GLIBC_TUNABLES=mine)
-    assert (first, last.split()[0]) == ("start", mine)
+    first, found, last = started(GLIBC_TUNABLES=mine)
+    assert (first, found) == ("start", f"{mine} None")
+    *_, found, last = started(LD_PRELOAD="")
+    assert found.split() == ["glibc.malloc.hugetlb=1"] and last.endswith("False")
+
+
+@pytest.mark.parametrize("folder", ["missing", "with a space", "with:colon", "whole"])
+def test_a_library_is_named_where_it_can_be_preloaded(folder, tmp_path, monkeypatch):
+    path = tmp_path / folder / memory.LIBRARY
+    if folder != "missing":
+        path.parent.mkdir(parents=True)
+        path.touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / folder)])
+    assert memory.mimalloc() == (str(path) if folder == "whole" else None)
+
+
+def test_huge_pages_without_the_library(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(memory, "mimalloc", lambda: None)
+    asked = []
+    monkeypatch.setattr(os, "execv", lambda *command: asked.append(command))
+    memory.keep_pages()
+    assert os.environ == {memory.TUNABLES: "glibc.malloc.hugetlb=1"}
+    assert asked == [(sys.executable, sys.orig_argv)]
 
 
 def test_another_system_or_library_is_left_alone(monkeypatch):
-    monkeypatch.delenv(memory.TUNABLES, raising=False)
+    monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started again"))
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "darwin")
-        memory.use_huge_pages()
+        memory.keep_pages()
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    memory.use_huge_pages()
-    assert memory.TUNABLES not in os.environ
+    memory.keep_pages()
+    assert os.environ == {}

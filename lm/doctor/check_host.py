@@ -39,8 +39,8 @@ def throttled(cpus: dict) -> Iterator[Finding]:
 
 
 def small_pages(huge_pages: dict, cards: dict) -> Iterator[Finding]:
-    """Memory comes in small pages: docs/performance.md says what it costs."""
-    mode, tunables = huge_pages["mode"], huge_pages["tunables"]
+    """Memory comes anew, in small pages: docs/performance.md says what it costs."""
+    mode, tunables, preload = (huge_pages[k] for k in ("mode", "tunables", "preload"))
     switch = "/sys/kernel/mm/transparent_hugepage/enabled"
     if cards["tpu"]["present"] and mode not in ("always", "unknown"):
         yield Finding(
@@ -57,8 +57,16 @@ def small_pages(huge_pages: dict, cards: dict) -> Iterator[Finding]:
     if tunables and "hugetlb" not in tunables:
         yield Finding(
             "note",
-            f"GLIBC_TUNABLES={tunables} keeps run.py from asking for huge pages",
+            f"GLIBC_TUNABLES={tunables} keeps run.py from mimalloc and huge pages",
+            "unset GLIBC_TUNABLES, or for huge pages alone "
             f"GLIBC_TUNABLES={tunables}:glibc.malloc.hugetlb=1",
+        )
+    if preload is not None and "mimalloc" not in preload:
+        yield Finding(
+            "note",
+            f"LD_PRELOAD={preload} keeps run.py from mimalloc: steps on a CPU take "
+            "longer",
+            "unset LD_PRELOAD, or put libmimalloc.so of cmeel-mimalloc into it",
         )
 
 

@@ -24,7 +24,7 @@ from lm.doctor import host
 
 PROBE_SECONDS = 24.0  # what jax gets to start and to be timed in
 PREFIXES = ("JAX_", "XLA_", "CUDA_", "HIP_", "ROCR_", "TPU_", "LIBTPU_", "OPENBLAS_")
-NAMES = ("LD_LIBRARY_PATH", "GLIBC_TUNABLES", "OMP_NUM_THREADS")
+NAMES = ("LD_LIBRARY_PATH", "LD_PRELOAD", "GLIBC_TUNABLES", "OMP_NUM_THREADS")
 LIBRARIES = re.compile(r"lib(cudart|cudnn|cublas|cublasLt|cusolver|cusparse)\.so")
 EXTRAS = {
     "jax_cuda12_plugin": "cuda12",
@@ -72,12 +72,13 @@ def python() -> dict:
 
 
 def packages() -> list[dict]:
-    """What requirements.txt asks for, and what jax asks of its installed plugins."""
+    """What requirements.txt asks for on this machine, and jax of its plugins."""
     from packaging.requirements import Requirement
 
     path = Path(__file__).parents[2] / "requirements.txt"
     lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
     wanted = [Requirement(line) for line in lines if line and not line.startswith("-")]
+    wanted = [r for r in wanted if r.marker is None or r.marker.evaluate()]
     for module, extra in EXTRAS.items():
         if importlib.util.find_spec(module):
             asked = map(Requirement, importlib.metadata.requires("jax") or [])

@@ -72,6 +72,7 @@ def huge_pages(root: Path, environment: Mapping[str, str]) -> dict:
     return {
         "mode": found[1] if found else "unknown",
         "tunables": environment.get("GLIBC_TUNABLES"),
+        "preload": environment.get("LD_PRELOAD"),
     }
 
 
