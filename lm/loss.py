@@ -197,8 +197,8 @@ def _chunked(
     """(objective, nats), summed, with the tokens of each row in `count` parts.
 
     The gradient is scaled by that of the sum alone, so the forward pass computes it
-    while a chunk's logits are there; that of the head in so many slices of its rows, so
-    that no second array of its size comes to be.
+    while a chunk's logits are there; that of the head in so many slices of its rows
+    where it is large, so that no second array of its size comes to be.
     """
     inputs = (x_BxTxD, head_VxD, targets, weights_BxT, terms)
     return _forward(count, slices, cap, *inputs)[0]
@@ -225,14 +225,11 @@ def _forward(count, slices, cap, x_BxTxD, head_VxD, targets, weights_BxT, terms)
         tokens_C = jnp.minimum(k * size + jnp.arange(size), T - 1)
         return jnp.take(targets, tokens_C, 1).reshape(B * size, V)
 
-    def step(sum_VxD, inputs):
-        x_NxD, these, weights_N = inputs
-        logits_NxV = capped(times(x_NxD, head_VxD.T), cap)
-        chosen = distributions(these) if soft else these
-        objective_N, nats_N, log_N = _per_token(logits_NxV, chosen, terms)
-        g_NxV = _slopes(logits_NxV, chosen, log_N, terms, cap) * weights_N[:, None]
-        g_NxV = g_NxV.astype(dtype)
+    def at_once(sum_DxV, x_NxD, g_NxV):
+        # x is turned apart from the product, which XLA:CPU has a sixth faster so.
+        return sum_DxV + times(jax.lax.optimization_barrier(x_NxD.T), g_NxV)
 
+    def in_slices(sum_VxD, x_NxD, g_NxV):
         def add(i, sum_VxD):
             """Rows i * rows to (i + 1) * rows; the last slice begins early."""
             start = jnp.minimum(i * rows, V - rows)
@@ -242,14 +239,27 @@ def _forward(count, slices, cap, x_BxTxD, head_VxD, targets, weights_BxT, terms)
             g_RxD += jax.lax.dynamic_slice_in_dim(sum_VxD, start, rows)
             return jax.lax.dynamic_update_slice_in_dim(sum_VxD, g_RxD, start, 0)
 
-        sum_VxD = jax.lax.fori_loop(0, slices, add, sum_VxD)
-        return sum_VxD, (objective_N, nats_N, g_NxV @ head_VxD)
+        return jax.lax.fori_loop(0, slices, add, sum_VxD)
+
+    whole = slices == 1
+    shape, add = ((D, V), at_once) if whole else ((V, D), in_slices)
+
+    def step(sum_head, inputs):
+        x_NxD, these, weights_N = inputs
+        logits_NxV = capped(times(x_NxD, head_VxD.T), cap)
+        chosen = distributions(these) if soft else these
+        objective_N, nats_N, log_N = _per_token(logits_NxV, chosen, terms)
+        g_NxV = _slopes(logits_NxV, chosen, log_N, terms, cap) * weights_N[:, None]
+        g_NxV = g_NxV.astype(dtype)
+        sum_head = add(sum_head, x_NxD, g_NxV)
+        return sum_head, (objective_N, nats_N, g_NxV @ head_VxD)
 
     soft = targets.ndim == 3
     which = jnp.arange(count) if soft else split(targets)
     inputs = (split(x_BxTxD), which, split(weights_BxT))
-    zero_VxD = jnp.zeros((V, D), wide)
-    sum_VxD, (*tokens_KxN, g_KxNxD) = jax.lax.scan(step, zero_VxD, inputs)
+    zero = jnp.zeros(shape, wide)
+    sum_head, (*tokens_KxN, g_KxNxD) = jax.lax.scan(step, zero, inputs)
+    sum_VxD = sum_head.T if whole else sum_head
     objective_BxT, nats_BxT = (
         joined(x_KxN).astype(weights_BxT.dtype) for x_KxN in tokens_KxN
     )
