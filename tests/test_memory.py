@@ -18,7 +18,8 @@ from lm.memory import keep_pages
 print("start")
 sys.stdout.flush()
 keep_pages()
-print(*(os.environ.get(k) for k in ("GLIBC_TUNABLES", "LD_PRELOAD")))
+names = "GLIBC_TUNABLES", "LD_PRELOAD", "MIMALLOC_PURGE_DELAY"
+print(*map(os.environ.get, names))
 print(sys.argv, "jax" in sys.modules, "mimalloc" in open("/proc/self/maps").read())
 """
 FAULTS = """
@@ -36,7 +37,7 @@ print(faults(), min(faults() for _ in range(3)))
 
 def started(code: str = AGAIN, **env) -> list[str]:
     """What a process prints that asks for its allocator."""
-    ours = (memory.TUNABLES, memory.PRELOAD)
+    ours = (memory.TUNABLES, memory.PRELOAD, memory.DELAY)
     clean = {k: v for k, v in os.environ.items() if k not in ours}
     command = [sys.executable, "-c", code, "--flag=1", "two words"]
     done = subprocess.run(
@@ -52,7 +53,7 @@ def test_a_process_starts_again_once_with_its_arguments():
     assert started() == [
         "start",
         "start",
-        f"glibc.malloc.hugetlb=1 {library}",
+        f"glibc.malloc.hugetlb=1 {library} 10000",
         "['-c', '--flag=1', 'two words'] False True",
     ]
 
@@ -67,9 +68,11 @@ def test_pages_of_what_is_freed_come_back():
 def test_settings_of_the_user_stay():
     mine = "glibc.malloc.tcache_count=1"
     first, found, last = started(GLIBC_TUNABLES=mine)
-    assert (first, found) == ("start", f"{mine} None")
+    assert (first, found) == ("start", f"{mine} None None")
     *_, found, last = started(LD_PRELOAD="")
-    assert found.split() == ["glibc.malloc.hugetlb=1"] and last.endswith("False")
+    assert found == "glibc.malloc.hugetlb=1  None" and last.endswith("False")
+    *_, found, last = started(MIMALLOC_PURGE_DELAY="0")
+    assert found.endswith(" 0") and last.endswith("True")
 
 
 @pytest.mark.parametrize("folder", ["missing", "with a space", "with:colon", "whole"])
