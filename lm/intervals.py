@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts load when they are named
 
 ALPHA = 0.05
 SEEDS_FOR_INTERVAL = 3
@@ -29,7 +29,8 @@ def mean_interval(values: Sequence[float], level: float = 1 - ALPHA) -> Interval
     mean, n = float(values_N.mean()), values_N.size
     if n < SEEDS_FOR_INTERVAL:
         return Interval(mean, None, None, n)
-    half = stats.t.ppf((1 + level) / 2, n - 1) * values_N.std(ddof=1) / math.sqrt(n)
+    error = values_N.std(ddof=1) / math.sqrt(n)
+    half = scipy.stats.t.ppf((1 + level) / 2, n - 1) * error
     return Interval(mean, float(mean - half), float(mean + half), n)
 
 
@@ -55,7 +56,7 @@ def two_sided_p(values: Sequence[float], boundary: float) -> float:
     if distance == 0 or spread == 0:
         return float(distance == 0)
     t = distance / spread * math.sqrt(values_N.size)
-    return float(2 * stats.t.sf(t, values_N.size - 1))
+    return float(2 * scipy.stats.t.sf(t, values_N.size - 1))
 
 
 def seeds_to_decide(effect: float, alpha: float) -> int | None:
@@ -70,8 +71,8 @@ def seeds_to_decide(effect: float, alpha: float) -> int | None:
     """
 
     def power(n: int) -> float:
-        critical = stats.t.ppf(1 - alpha / 2, n - 1)
-        return stats.nct.sf(critical, n - 1, effect * math.sqrt(n))
+        critical = scipy.stats.t.ppf(1 - alpha / 2, n - 1)
+        return scipy.stats.nct.sf(critical, n - 1, effect * math.sqrt(n))
 
     few, many = SEEDS_FOR_INTERVAL - 1, MOST_SEEDS
     if effect == 0 or power(many) < POWER:

@@ -80,6 +80,17 @@ def test_help_lists_every_command_and_code_and_imports_nothing_slow():
                 assert any(f"--{flag.name}" in line for line in text)
 
 
+def test_a_config_is_read_without_what_only_reports_need():
+    code = (
+        "import sys; from lm import cli; "
+        "cli.main(['train', '--config.model.dpeth=3']); "
+        "print({'scipy.stats', 'sklearn', 'matplotlib', 'pandas'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
 def test_a_misspelt_key_is_one_line_and_exit_2():
     got = run("train", "--config=configs/gpt2.py", "--config.model.dpeth=3")
     assert got == (2, "", "error: unknown key model.dpeth; did you mean model.depth?\n")
