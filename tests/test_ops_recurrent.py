@@ -46,10 +46,10 @@ def test_diagonal_recurrence_and_its_adjoint(form, length):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
 
 
-def rows(length: int):
+def rows(length: int, batch: int = 4):
     """One document; padding, a reset and padding; a reset; nothing but padding."""
     ids = [[1] * 6, [0, 1, 2, 2, 2, 0], [1, 1, 2, 2, 2, 2], [0] * 6]
-    return going_on(np.array(ids)[:, -length:], 2)
+    return going_on(np.array(ids)[:batch, -length:], 2)
 
 
 def plain_scan(cell, params, kernel, x, state, start, seq):
@@ -85,23 +85,29 @@ CELLS = {
 
 
 @pytest.mark.parametrize("heads", [None, 2])
-@pytest.mark.parametrize(("length", "chunk"), [(1, 4), (6, 8), (6, 2), (5, 2)])
+@pytest.mark.parametrize(
+    ("length", "chunk", "batch", "parts"),
+    [(1, 4, 4, 2), (6, 8, 4, 1), (6, 2, 4, 2), (5, 2, 3, 2)],
+)
 @pytest.mark.parametrize("name", CELLS)
-def test_nonlinear_recurrence_and_its_adjoint(name, length, chunk, heads, monkeypatch):
-    monkeypatch.setitem(rnn.ROWS, "cpu", 4 * chunk)  # 4 rows are a batch of tokens
+def test_nonlinear_recurrence_and_its_adjoint(
+    name, length, chunk, batch, parts, heads, monkeypatch
+):
+    monkeypatch.setitem(rnn.ROWS, "cpu", batch * chunk)
+    monkeypatch.setitem(rnn.PARTS, "cpu", parts)
     cell, gates, leaves = CELLS[name]
-    seq, size = rows(length), (1 if heads is None else heads)
+    seq, size = rows(length, batch), (1 if heads is None else heads)
     shape = (size, H // size, gates * H // size)
     number = lambda *shape, seed: values(*shape, seed=seed, dtype=np.float64)
     kernel = number(*(shape[1:] if heads is None else shape), seed=1)
     bias = number(H, seed=2) if name == "gru" else ()
-    x = number(4, length, gates * H, seed=3)
+    x = number(batch, length, gates * H, seed=3)
 
     def some_state(seed):
-        parts = [number(4, H, seed=seed + i) for i in range(leaves)]
+        state = [number(batch, H, seed=seed + i) for i in range(leaves)]
         if leaves == 4:
-            parts[1] = 1 + np.abs(parts[1])  # n, which divides
-        return parts[0] if leaves == 1 else tuple(parts)
+            state[1] = 1 + np.abs(state[1])  # n, which divides
+        return state[0] if leaves == 1 else tuple(state)
 
     def all_of(scan):
         def project(bias, kernel, x, state, start):
@@ -133,9 +139,11 @@ def test_a_new_stabiliser_is_the_input_gate_itself():
         np.testing.assert_allclose(c[0, 0], np.tanh(0.5), rtol=1e-12)
 
 
-def test_the_gradient_of_the_recurrent_matrix_is_one_product():
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_gradient_of_the_recurrent_matrix_is_one_product(parts, monkeypatch):
     """No matrix product but h R and its transpose runs in a loop over tokens: that of
     the gradient runs once a chunk."""
+    monkeypatch.setitem(rnn.PARTS, "cpu", parts)
     seq = rows(6)
     state = np.zeros((4, H)), np.zeros((4, H))
     x, kernel = values(4, 6, 4 * H), values(H, 4 * H)
@@ -150,4 +158,5 @@ def test_the_gradient_of_the_recurrent_matrix_is_one_product():
                 yield from products(inner, inside)
 
     found = list(products(jax.make_jaxpr(jax.grad(loss))(kernel).jaxpr))
-    assert sorted(found) == [1, 1, 6, 6]  # at the resets of the chunk, R; each token
+    # At the resets of the chunk, R; each token, forward and backward.
+    assert sorted(found) == [1, 1] + 2 * parts * [6]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lm import dropout, inits, layers
 from lm.layers import parameter
 from lm.mixers.base import Mixer
-from lm.ops import cells, rnn
+from lm.ops import cells, products, rnn
 from lm.sequence import Sequence
 
 
@@ -80,7 +80,7 @@ class SLSTM(Mixer):
         init = nn.initializers.normal((2 / (5 * self.width)) ** 0.5)
         shape = (self.heads, K, K)
         kernel_HxKxK = parameter(self, f"{name}_kernel", init, shape, seq)
-        return rnn.product(x_BxTxD, kernel_HxKxK.astype(x_BxTxD.dtype))
+        return products.product(x_BxTxD, kernel_HxKxK.astype(x_BxTxD.dtype))
 
     def _bias_init(self, layer):
         """Forget gates from sigmoid(5) to sigmoid(-7) over each head; others 0."""

@@ -20,7 +20,7 @@ class Cell(NamedTuple):
       step: (params, before, z_BxF, r_BxF) -> (state, saved).
       slopes: (params, before, state, saved) -> pull, of a whole chunk at once; and
         pull(d_state) -> (d_params, d_before, dz, dr), token by token and once more for
-        the chunk.
+        the chunk. Leaves of pull are [B, ...]: some of their rows pull those rows.
     """
 
     step: Callable
@@ -167,9 +167,14 @@ def _slstm(log_forget: Callable) -> Cell:
         return cell(params, state, x_Bx4H, r_Bx4H), (x_Bx4H, r_Bx4H)
 
     def slopes(params, before, state, saved):
-        return jax.vjp(cell, params, before, *saved)[1]
+        slope = lambda before, saved: jax.vjp(cell, params, before, *saved)[1]
+        return Partial(_row_by_row, jax.vmap(slope)(before, saved))
 
     return Cell(step, slopes)
+
+
+def _row_by_row(pulls, d_state):
+    return jax.vmap(lambda pull, d_state: pull(d_state))(pulls, d_state)
 
 
 SLSTM = {"sigmoid": _slstm(jax.nn.log_sigmoid), "exp": _slstm(lambda f: f)}
