@@ -101,7 +101,10 @@ def _lstm_slopes(params, before, state, gates_Bx4H):
 def _lstm_pull(to_gates_Bx4H, to_c_BxH, f_BxH, d_state):
     dc_BxH, dh_BxH = d_state
     dc_BxH = dc_BxH + dh_BxH * to_c_BxH
-    dz_Bx4H = _sides(dc_BxH, dc_BxH, dc_BxH, dh_BxH) * to_gates_Bx4H
+    to_gates_Bx4xH = to_gates_Bx4H.reshape(-1, 4, dc_BxH.shape[-1])
+    output_4x1 = np.arange(4)[:, None] == 3
+    d_Bx4xH = jnp.where(output_4x1, dh_BxH[:, None], dc_BxH[:, None])
+    dz_Bx4H = (d_Bx4xH * to_gates_Bx4xH).reshape(to_gates_Bx4H.shape)
     return (), (dc_BxH * f_BxH, jnp.zeros_like(dh_BxH)), dz_Bx4H, dz_Bx4H
 
 
