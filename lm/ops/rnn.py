@@ -158,10 +158,8 @@ def _backward(cell, residuals, cotangents):
     g_BxNxCxH, d_last = cotangents
     B, N, C, _ = x_BxNxCxD.shape
     parts = _parts(B)
-    to_h, to_x = (
-        products.transposed(kernel),
-        weights and products.transposed(weights[0]),
-    )
+    to_h = products.transposed(kernel)
+    to_x = weights and products.transposed(weights[0])
     nothing = _zeros(d_last)
 
     def one(d_state, nothing, g_SxH, pull, reset_S, valid_S):
