@@ -78,8 +78,12 @@ def assert_near(one: Path, other: Path) -> None:
     assert samples(one) == samples(other)
     states = [runs.state(workdir) for workdir in (one, other)]
     assert states[0].keys() == states[1].keys()
+    # Adam makes a step of the rate of any gradient: the rounding of one that is near 0
+    # is a share of the rate.
+    rate = json.loads((one / "config.json").read_text())["optim"]["lr"]
+    atol = 1e-6 + 2e-4 * rate
     for path, value in states[0].items():
-        np.testing.assert_allclose(value, states[1][path], 1e-5, 1e-6, err_msg=path)
+        np.testing.assert_allclose(value, states[1][path], 1e-5, atol, err_msg=path)
 
 
 @pytest.fixture(scope="module")
