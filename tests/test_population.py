@@ -23,7 +23,8 @@ TINY = dict(
     data__eval_bytes=500, train__batch_tokens=32, train__duration="8 steps",
     eval__every="4 steps", run__checkpoint_every="4 steps",
 )  # fmt: skip
-GRID = [dict(optim__lr=r, seed=s) for r in (1e-3, 3e-3, 1e-2, 3e-2) for s in range(6)]
+# Rounding grows with the rate: from 3e-2 on two programs part by more than 1e-6.
+GRID = [dict(optim__lr=r, seed=s) for r in (3e-4, 1e-3, 3e-3, 1e-2) for s in range(6)]
 SOME = [GRID[0], GRID[7], GRID[20]]
 TIMES = {"seconds", "tokens_per_second", "compile_seconds", "total_seconds"}
 
@@ -78,12 +79,8 @@ def assert_near(one: Path, other: Path) -> None:
     assert samples(one) == samples(other)
     states = [runs.state(workdir) for workdir in (one, other)]
     assert states[0].keys() == states[1].keys()
-    # Adam makes a step of the rate of any gradient: the rounding of one that is near 0
-    # is a share of the rate.
-    rate = json.loads((one / "config.json").read_text())["optim"]["lr"]
-    atol = 1e-6 + 2e-4 * rate
     for path, value in states[0].items():
-        np.testing.assert_allclose(value, states[1][path], 1e-5, atol, err_msg=path)
+        np.testing.assert_allclose(value, states[1][path], 1e-5, 1e-6, err_msg=path)
 
 
 @pytest.fixture(scope="module")
