@@ -2,8 +2,9 @@
 
 import sys
 
-from lm.memory import keep_pages
+from lm.memory import collect_seldom, keep_pages
 
+collect_seldom()  # in workers too: they import this file
 if __name__ == "__main__":
     keep_pages()
     from lm import cli

@@ -30,9 +30,10 @@ KINDS = {
 }
 CHILD = """
 import json, sys
-from lm import config as configs, runtime
+from lm import config as configs, memory, runtime
 from lm.program import Program
 path, changes = json.loads(sys.argv[1])
+memory.collect_seldom()
 runtime.keep_compiled()
 program = Program(configs.resolve(configs.load(path, changes)), 256)
 program.train_step

@@ -198,6 +198,8 @@ class LM(nn.Module):
                 in_axes=(nn.broadcast, 0, 0),
                 length=self.repeats,
                 unroll=1 if loop else self.repeats,
+                # Or it is traced once more, for variables that layers share.
+                check_constancy_invariants=False,
             )
             make_blocks = tuple(map(self._make_block, self.pattern))
             unit = scan(make_blocks, len(self.prefix), name="units")

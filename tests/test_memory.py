@@ -1,7 +1,9 @@
 """A process starts with an allocator that keeps pages, and is left alone elsewhere."""
 
 import ctypes
+import gc
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +65,16 @@ def test_pages_of_what_is_freed_come_back():
     assert again < 0.1 * first
     first, again = map(int, started(FAULTS, LD_PRELOAD="")[-1].split())
     assert again > 0.5 * first  # of glibc, which a test of mimalloc has to differ from
+
+
+def test_workers_too_look_for_cycles_seldom():
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(700, 10, 10)
+        runpy.run_path(str(ROOT / "run.py"), run_name="__mp_main__")  # as a child does
+        assert gc.get_threshold()[0] >= 10_000
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_settings_of_the_user_stay():

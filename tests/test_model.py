@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lm import loss, sequence
+from lm.ops import rnn
 from tests.subjects import (
     LENGTH,
     ROWS,
@@ -113,6 +114,15 @@ def test_a_partial_repeat_is_the_tail(depth):
     close(unrolled[0], logits, 1e-6)
     scanned = [jax.tree.map(lambda x: x[0], s) for s in state["units"]]
     close(list(unrolled[1]["prefix"]), [*scanned, *state["tail"]], 1e-6)
+
+
+def test_the_layers_of_the_scan_are_traced_once(monkeypatch):
+    model, _ = language_model(("lstm",), 20)
+    params, seq = initial(model), sequence.full(ROWS, LENGTH)
+    scan, calls = rnn.scan, []
+    monkeypatch.setattr(rnn, "scan", lambda *a, **k: calls.append(1) or scan(*a, **k))
+    apply(model, params, tokens(), seq, LENGTH)
+    assert len(calls) == 1
 
 
 def test_learned_positions_restart_with_each_document():
