@@ -75,17 +75,20 @@ def _start(shape_BxGxRxT, sinks_GxR, V: int, wide):
 
 
 def _see(score, window, weights, q, k, v, query, key, state):
-    """`state` of queries after more keys."""
-    most, total, y = state
+    """`state` of queries after more keys; None: before, they have seen none."""
     logits = score(weights, q, k, distance(query, key))
     wide = logits.dtype
     logits += _bias(query, key, window, wide)
+    most = state[0] if state else jnp.finfo(wide).min
     higher = jnp.maximum(most, logits.max(-1))
     terms = jnp.exp(logits - higher[..., None])
-    # 0 at the first key that is seen: what blocks before it summed is forgotten.
-    fade = jnp.exp(most - higher)
-    total = total * fade + terms.sum(-1)
-    y = y * fade[..., None] + product("bgrts,bgsv->bgrtv", terms.astype(v.dtype), v)
+    total = terms.sum(-1)
+    y = product("bgrts,bgsv->bgrtv", terms.astype(v.dtype), v)
+    if state:
+        # 0 at the first key that is seen: what blocks before it summed is forgotten.
+        fade = jnp.exp(most - higher)
+        total += state[1] * fade
+        y += state[2] * fade[..., None]
     return higher, total, y
 
 
@@ -116,7 +119,9 @@ def _rows_forward(score, window, block, q, k, v, weights, sinks, query, key):
     for queries, keys in rows(q.shape[3], k.shape[2], block, window):
         rows_q, rows_k, rows_v = _part(q, 3, queries), *_part((k, v), 2, keys)
         places = _part(query, 1, queries), _part(key, 1, keys)
-        start = _start(rows_q.shape[:-1], sinks, v.shape[-1], _wide(q))
+        start = None
+        if sinks is not None:
+            start = _start(rows_q.shape[:-1], sinks, v.shape[-1], _wide(q))
         inputs = (weights, rows_q, rows_k, rows_v, *places)
         states.append(_see(score, window, *inputs, start))
     return tuple(jnp.concatenate(parts, 3) for parts in zip(*states, strict=True))
