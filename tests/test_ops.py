@@ -16,10 +16,12 @@ def float64():
         yield
 
 
+IDS = [[1] * T, [0, 0, 1, 1, 2, 3, 3, 3, 3, 3, 0], [1] * 3 + [0] * 8, [0] * T]
+
+
 @pytest.mark.parametrize("taps", [0, 1, 3])
 def test_short_convolution(taps):
-    ids = [[1] * T, [0, 0, 1, 1, 2, 3, 3, 3, 3, 3, 0], [1] * 3 + [0] * 8, [0] * T]
-    seq, start = going_on(ids, 2), values(4, taps, D, seed=2, dtype=np.float64)
+    seq, start = going_on(IDS, 2), values(4, taps, D, seed=2, dtype=np.float64)
     start[:, : max(taps - 2, 0)] = 0  # document 1 has two tokens before this call
     x = values(4, T, D, dtype=np.float64)
     kernel = values(taps + 1, D, seed=1, dtype=np.float64)
@@ -36,3 +38,23 @@ def test_short_convolution(taps):
             np.testing.assert_allclose(y[b, t], want, rtol=0, atol=1e-12)
         kept = np.array(history).reshape(-1, D)[len(history) - taps :]
         np.testing.assert_array_equal(buffer[b], kept)
+
+
+@pytest.mark.parametrize("taps", [0, 1, 3, T + 2])
+def test_gradients_of_a_short_convolution_are_its_adjoint(taps):
+    seq = going_on(IDS, 2)
+    shapes = ((4, T, D), (taps + 1, D), (4, taps, D))
+    draw = lambda seed, shapes: [
+        values(*shape, seed=seed + i, dtype=np.float64)
+        for i, shape in enumerate(shapes)
+    ]
+    inputs, others, g = draw(0, shapes), draw(3, shapes), draw(6, shapes[::2])
+    run = lambda x, kernel, start: conv.short(x, kernel, start, seq)
+    dot = lambda xs, ys: sum(np.vdot(x, y) for x, y in zip(xs, ys, strict=True))
+    dx, dkernel, dstart = jax.vjp(run, *inputs)[1](tuple(g))
+    # y is linear in (x, start), and in the kernel; the new buffer in (x, start).
+    x, kernel, start = others
+    got = dot((x, start), (dx, dstart))
+    np.testing.assert_allclose(got, dot(run(x, inputs[1], start), g), rtol=1e-12)
+    y = run(inputs[0], kernel, inputs[2])[0]
+    np.testing.assert_allclose(np.vdot(kernel, dkernel), np.vdot(y, g[0]), rtol=1e-12)

@@ -19,12 +19,10 @@ def short(x_BxTxD, kernel_WxD, buffer_BxWxD, seq: Sequence):
     Returns:
       (y_BxTxD, buffer_BxWxD).
     """
-    taps = kernel_WxD.shape[0] - 1
     padded_BxSxD, buffer_BxWxD = _continued(x_BxTxD, buffer_BxWxD, seq)
-    rows = lambda x_BxTxD: x_BxTxD.reshape(-1, x_BxTxD.shape[-1])
-    y_NxD = rows(x_BxTxD) * kernel_WxD[taps]
-    for i in range(1, taps + 1):
-        y_NxD += rows(_before(padded_BxSxD, i, seq)) * kernel_WxD[taps - i]
+    y_NxD = _rows(x_BxTxD) * kernel_WxD[-1]
+    if len(kernel_WxD) > 1:
+        y_NxD += _rows(_earlier(padded_BxSxD, kernel_WxD[:-1], seq.positions))
     return y_NxD.reshape(x_BxTxD.shape), buffer_BxWxD
 
 
@@ -38,7 +36,56 @@ def shift(x_BxTxD, buffer_BxD, seq: Sequence):
       (x_prev_BxTxD, buffer_BxD).
     """
     padded_BxSxD, buffer_Bx1xD = _continued(x_BxTxD, buffer_BxD[:, None], seq)
-    return _before(padded_BxSxD, 1, seq), buffer_Bx1xD[:, 0]
+    return _before(padded_BxSxD, 1, seq.positions), buffer_Bx1xD[:, 0]
+
+
+def _rows(x_BxTxD):
+    return x_BxTxD.reshape(-1, x_BxTxD.shape[-1])
+
+
+def _sum_of_taps(padded_BxSxD, kernel_WxD, positions_BxT):
+    """sum_i kernel[W - i] x_{t-i}, i from 1 to W."""
+    W = len(kernel_WxD)
+    terms_NxD = [
+        _rows(_before(padded_BxSxD, i, positions_BxT)) * kernel_WxD[W - i]
+        for i in range(1, W + 1)
+    ]
+    return sum(terms_NxD).reshape(*positions_BxT.shape, -1)
+
+
+@jax.custom_vjp
+def _earlier(padded_BxSxD, kernel_WxD, positions_BxT):
+    """`_sum_of_taps`, whose gradient is as one of slices too.
+
+    The transpose of a slice is a pad, which XLA:CPU computes element by element.
+    """
+    return _sum_of_taps(padded_BxSxD, kernel_WxD, positions_BxT)
+
+
+def _earlier_forward(padded_BxSxD, kernel_WxD, positions_BxT):
+    inputs = (padded_BxSxD, kernel_WxD, positions_BxT)
+    return _sum_of_taps(*inputs), inputs
+
+
+def _earlier_backward(inputs, g_BxTxD):
+    padded_BxSxD, kernel_WxD, positions_BxT = inputs
+    W, S = len(kernel_WxD), padded_BxSxD.shape[1]
+    by_kernel = lambda kernel: _sum_of_taps(padded_BxSxD, kernel, positions_BxT)
+    (d_kernel_WxD,) = jax.vjp(by_kernel, kernel_WxD)[1](g_BxTxD)
+    # Token s of `padded` is x_{t-i} of t = s - W + i. An update in place, as a pad
+    # would end up in each slice.
+    around = lambda x: jnp.zeros((len(x), S + W, *x.shape[2:]), x.dtype)
+    put = lambda x: jax.lax.dynamic_update_slice_in_dim(around(x), x, W, 1)
+    g_wide, positions_wide = put(g_BxTxD), put(positions_BxT)
+    terms_BxSxD = []
+    for i in range(1, W + 1):
+        inside_BxSx1 = (positions_wide[:, i : i + S] >= i)[..., None]
+        term_BxSxD = jnp.where(inside_BxSx1, g_wide[:, i : i + S], 0)
+        terms_BxSxD.append(term_BxSxD * kernel_WxD[W - i])
+    return sum(terms_BxSxD), d_kernel_WxD, None
+
+
+_earlier.defvjp(_earlier_forward, _earlier_backward)
 
 
 def _continued(x_BxTxD, buffer_BxWxD, seq: Sequence):
@@ -56,9 +103,9 @@ def _continued(x_BxTxD, buffer_BxWxD, seq: Sequence):
     return padded_BxSxD, jax.vmap(take)(padded_BxSxD, first_B + count_B)
 
 
-def _before(padded_BxSxD, i: int, seq: Sequence):
+def _before(padded_BxSxD, i: int, positions_BxT):
     """x_{t-i} of each token t, or zeros where that is in another document."""
-    T = seq.positions.shape[1]
+    T = positions_BxT.shape[1]
     taps = padded_BxSxD.shape[1] - T
-    inside_BxTx1 = (seq.positions >= i)[..., None]
+    inside_BxTx1 = (positions_BxT >= i)[..., None]
     return jnp.where(inside_BxTx1, padded_BxSxD[:, taps - i : taps - i + T], 0)
