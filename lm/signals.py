@@ -19,6 +19,7 @@ half a minute, and an exception alone can be swallowed inside a garbage collecti
 """
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ from contextlib import contextmanager, nullcontext, suppress
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: run the same command again to go on
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 REPEAT_SECONDS = 1.0  # `timeout` and Slurm may deliver one request twice
+WAKE, WAKE_SECONDS = signal.SIGURG, 0.5  # ignored by default; nothing else here uses it
 
 
 class Preempted(BaseException):
@@ -54,13 +56,14 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         if Interrupts.active is not None:
             raise RuntimeError("Interrupts are installed already: use one block only")
-        self._previous = {s: signal.getsignal(s) for s in SIGNALS}
+        self._previous = {s: signal.getsignal(s) for s in (*SIGNALS, WAKE)}
         Interrupts.active = self
         bell, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         self._wakeup = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
-        threading.Thread(target=watch, args=(bell,), daemon=True).start()
+        signal.signal(WAKE, lambda *_: None)  # it has only to end a system call
         self.install()
+        threading.Thread(target=self._watch, args=(bell,), daemon=True).start()
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -94,6 +97,33 @@ class Interrupts:
         if self.signal is not None:
             raise Preempted(signal.Signals(self.signal).name)
 
+    def _watch(self, bell: int) -> None:
+        """Sees that a first signal is heard, and exits at once on one more than
+        REPEAT_SECONDS later.
+
+        A thread, told by the system at the moment of a signal: the main thread may be
+        deep in a library for seconds, or for ever, before its handler runs. A signal
+        that comes after Python last looked for one and before a system call does not
+        cut that call short, however long it is: the thread does so.
+        """
+        main, first = threading.main_thread().ident, None
+        waiting = select.poll()
+        waiting.register(bell, select.POLLIN)
+        while True:
+            heard = first is None or self.signal is not None
+            if not waiting.poll(None if heard else 1e3 * WAKE_SECONDS):
+                signal.pthread_kill(main, WAKE)
+                continue
+            numbers = os.read(bell, 64)
+            if not numbers:  # the block has ended
+                os.close(bell)
+                return
+            if set(numbers) & set(SIGNALS):
+                now = time.monotonic()
+                first = now if first is None else first
+                if now - first > REPEAT_SECONDS:
+                    os._exit(EXIT_PREEMPTED)
+
     @contextmanager
     def shield(self) -> Iterator[None]:
         """Hold `Preempted` back until the block ends; an error of the block goes first.
@@ -109,22 +139,6 @@ class Interrupts:
             self._depth -= 1
         if before is None and not self._depth:
             self.check()
-
-
-def watch(bell: int) -> None:
-    """Exit at once on a signal more than REPEAT_SECONDS after the first one.
-
-    A thread, told by the system at the moment of a signal: the main thread may be deep
-    in a library for seconds, or for ever, before its handler runs.
-    """
-    first = None
-    while numbers := os.read(bell, 64):
-        if set(numbers) & set(SIGNALS):
-            now = time.monotonic()
-            first = now if first is None else first
-            if now - first > REPEAT_SECONDS:
-                os._exit(EXIT_PREEMPTED)
-    os.close(bell)
 
 
 def shield():

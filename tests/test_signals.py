@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +59,24 @@ def test_a_shield_holds_it_back_to_its_own_end(interrupts):
         done.append("saved")
     with pytest.raises(Preempted):
         interrupts.check()
+
+
+def test_a_main_thread_that_went_to_sleep_before_its_handler_ran_is_woken(interrupts):
+    """The system's part of a handler runs on another thread: no call is cut short.
+
+    So it is too where it runs on the main thread between Python's last look for signals
+    and the system call, a window of microseconds.
+    """
+
+    def strike():
+        time.sleep(0.2)  # by then the main thread is asleep
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    threading.Thread(target=strike).start()
+    begin = time.monotonic()
+    with pytest.raises(Preempted, match="SIGTERM"):
+        time.sleep(20)
+    assert time.monotonic() - begin < 10
 
 
 def test_it_raises_where_stderr_is_gone(interrupts):
