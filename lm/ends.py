@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lm import dropout, inits, layers
 from lm.layers import parameter
+from lm.ops import deferred
 from lm.sequence import Sequence
 
 OUTPUT_LAYERS = ("linear", "transform")
@@ -22,7 +23,7 @@ def norm(lm, name: str, x_BxTxD, seq: Sequence):
 def embedded(lm, tokens_BxT, seq: Sequence):
     """(x_BxTxD, embedding_VxD): tokens, and positions and types where there are any."""
     embedding_VxD = parameter(lm, "embedding", _token_init(lm), _shape(lm), seq)
-    x_BxTxD = embedding_VxD.astype(lm.dtype)[tokens_BxT]
+    x_BxTxD = deferred.looked_up(embedding_VxD.astype(lm.dtype), tokens_BxT)
     if lm.embedding_scale != 1:
         x_BxTxD *= jnp.asarray(lm.embedding_scale, lm.dtype)
     x_BxTxD = dropout.words(x_BxTxD, tokens_BxT, lm.word_dropout, seq)

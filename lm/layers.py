@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm import inits
-from lm.ops import conv
+from lm.ops import conv, deferred
 from lm.ops.int8 import Int8
 from lm.sequence import Sequence
 
@@ -228,8 +228,8 @@ gelu = functools.partial(jax.nn.gelu, approximate=True)
 ACTIVATIONS = {
     "gelu": gelu,
     "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
-    "swiglu": lambda gate_BxTxF, h_BxTxF: jax.nn.silu(gate_BxTxF) * h_BxTxF,
-    "geglu": lambda gate_BxTxF, h_BxTxF: gelu(gate_BxTxF) * h_BxTxF,
+    "swiglu": functools.partial(deferred.remade, lambda gate, h: jax.nn.silu(gate) * h),
+    "geglu": functools.partial(deferred.remade, lambda gate, h: gelu(gate) * h),
 }
 
 
