@@ -32,6 +32,12 @@ TRACED = (
     "data.eval_bytes",
 )
 
+# XLA's options for the initial state, by backend. XLA:CPU makes the random bits of all
+# kernels before it makes one kernel of them otherwise, which takes room and time.
+INIT_OPTIONS = {
+    "cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+}
+
 # Keys whose terms are left out of the step at 0, and else reach it as arrays.
 OPTIONAL = ("loss.label_smoothing", "loss.z_loss", "loss.ar", "loss.tar")
 
@@ -76,7 +82,10 @@ class Program:
             abstract,
             self._shardings,
         )
-        self.init = jax.jit(initial, out_shardings=self._shardings)
+        options = INIT_OPTIONS.get(jax.default_backend())
+        self.init = jax.jit(
+            initial, out_shardings=self._shardings, compiler_options=options
+        )
         start = functools.partial(step.start, self.model, config)
         self.start = jax.jit(start, out_shardings=self._shardings)
 

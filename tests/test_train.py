@@ -16,7 +16,7 @@ import pytest
 from lm import evaluate, signals, train
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
-from lm.program import Program, batch_shape
+from lm.program import Program, batch_shape, program
 from lm.signals import Preempted
 from tests import runs
 
@@ -163,6 +163,13 @@ def test_a_grid_of_rates_and_seeds_compiles_its_step_once(tmp_path, caplog):
         runs.losses(tmp_path / name)[-1] for name in ("lr0.001", "lr0.002", "seed", "c")
     ]
     assert len(set(losses)) == 4
+
+
+def test_the_first_state_takes_no_room_but_its_own():
+    compiled = program(runs.config(("attention",), model__width=64), 10_000)
+    memory = compiled.init.lower(jnp.int32(0)).compile().memory_analysis()
+    kernel = 4 * 10_000 * 64
+    assert memory.output_size_in_bytes > 3 * kernel > 60 * memory.temp_size_in_bytes
 
 
 def test_micro_batches_are_the_fewest_that_fit_and_a_batch_must_divide():
